@@ -1,0 +1,72 @@
+//! What a user of the library writes: a state machine fed by the committed log.
+//!
+//! The contract in one paragraph. The node calls [`StateMachine::apply`] with committed commands, in log order, each exactly once
+//! between two starts. What has been applied may live in memory; [`StateMachine::persist`] makes a prefix of it durable. After a
+//! restart the node asks [`StateMachine::position`] and applies again from there, so a state machine must come back at a position
+//! that it was once given, never between two, and never ahead of the index it was allowed to persist.
+
+use bytes::Bytes;
+use std::io;
+
+/// One committed command, as given to [`crate::Node::write`].
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The command's index in the log.
+    pub index: u64,
+    /// The bytes the writer proposed.
+    pub data: Bytes,
+}
+
+/// Where a state machine stands, opaque to it: it stores the bytes with the state they belong to, atomically, and gives them back.
+///
+/// Inside are the last applied log id, the chain value of the log up to it and the group's membership, which the node needs to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position(pub Bytes);
+
+/// A deterministic state machine.
+///
+/// Every method may be called from any thread. `apply` is never called concurrently with itself or with `install`; `persist` and
+/// `snapshot` block and run on threads where that is allowed, beside `apply` and reads.
+pub trait StateMachine: Send + Sync + 'static {
+    /// The position of the state that is durable, as read when the state was opened; `None` when it is empty.
+    fn position(&self) -> Option<Position>;
+
+    /// Applies committed commands in order and answers each with what its writer gets back.
+    ///
+    /// `commands` may be empty: then only the position moves (a membership change, a new leader's first entry). `index` is the log
+    /// index that `position` stands for, at or above the last command's. An error is fatal: a command that the state machine does not
+    /// like is answered, the same on every node, inside its response.
+    fn apply(&self, commands: &[Command], index: u64, position: Position) -> io::Result<Vec<Bytes>>;
+
+    /// Makes durable what was applied, at positions whose index is at most `durable_index`, and returns the index now durable.
+    ///
+    /// `durable_index` is how far the log itself is on disk; the durable state must never be ahead of it.
+    fn persist(&self, durable_index: u64) -> io::Result<u64>;
+
+    /// A point-in-time copy of the durable state. Cheap to make; reading it does not stop `apply` or `persist`.
+    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>>;
+
+    /// Begins to receive a copy of another node's state. Nothing changes until [`SnapshotSink::finish`].
+    fn install(&self) -> io::Result<Box<dyn SnapshotSink>>;
+}
+
+/// A snapshot being read.
+pub trait SnapshotSource: Send {
+    /// The position of the copied state.
+    fn position(&self) -> Position;
+
+    /// About how many bytes the snapshot has, for progress bars.
+    fn size_hint_bytes(&self) -> u64;
+
+    /// The next piece, at most about `max_bytes` long (one larger record is allowed), or `None` after the last.
+    fn next_chunk(&mut self, max_bytes: usize) -> io::Result<Option<Bytes>>;
+}
+
+/// A snapshot being received, in a place beside the live state. Dropping it leaves the live state as it was.
+pub trait SnapshotSink: Send {
+    /// Takes the next piece, in order, cut as the source cut it.
+    fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()>;
+
+    /// Replaces the live state with the received one, durably and atomically. Afterwards `position` is what the state machine has.
+    fn finish(self: Box<Self>, position: Position) -> io::Result<()>;
+}

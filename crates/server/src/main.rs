@@ -1,0 +1,2 @@
+//! The eaves binary.
+fn main() {}

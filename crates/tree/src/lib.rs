@@ -1,0 +1,3 @@
+//! The listener-tree protocol.
+#![no_std]
+extern crate alloc;

@@ -1,1 +1,3 @@
-//! The key-value state machine.
+//! An etcd-compatible key-value state machine and its services.
+
+pub mod proto;

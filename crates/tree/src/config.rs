@@ -1,0 +1,101 @@
+//! What one node is told once: who it is, and the times and bounds of the protocol with their defaults.
+
+use crate::ids::{Address, ClusterId, NodeId, Zone};
+use core::time::Duration;
+
+/// The version of the protocol this crate speaks. Nodes of different versions do not register with each other (`B12`).
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// How many servers are asked at a time (`S7`): all of a short list, four at a time of a long one.
+pub const ASKED_AT_ONCE: usize = 4;
+
+/// How many downstreams an answer, refusal or kick names beside the voters (`B2`).
+pub const DOWNSTREAMS_NAMED: usize = 2;
+
+/// How many learned peers are kept (`B5`).
+pub const LEARNED_MAX: usize = 16;
+
+/// How many upstream servers a list may hold. Longer ones are cut.
+pub const UPSTREAMS_MAX: usize = 1024;
+
+/// How many levels below a detached head the patience of `B3` still grows.
+pub const GRACE_LEVELS_MAX: u32 = 4;
+
+/// How many questions one round of a search asks at most, so that a round ends even in a tree without a free place.
+pub const ROUND_QUESTIONS_MAX: usize = 256;
+
+/// What one node is told once. Build it with [`Config::new`] and change what differs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// Where the others find it.
+    pub address: Address,
+    /// The cluster it belongs to (`B12`).
+    pub cluster: ClusterId,
+    /// Its zone, if it has one (`B6`). Default none: no preference.
+    pub zone: Option<Zone>,
+    /// N: how many listeners it accepts (`S9`). Default 32; much less makes the tree deep and every change dearer. 0 makes a
+    /// node that feeds nobody.
+    pub capacity: u32,
+    /// How often an upstream heartbeats its downstreams (`S11`). Default 1 s.
+    pub heartbeat: Duration,
+    /// How long a session may be silent before either side gives it up (`S11`, `S13`). Default 3 s; at least two heartbeats.
+    pub timeout: Duration,
+    /// How long a search waits for better answers after the first eligible one, beside two round trips (`S8`). Default 20 ms.
+    pub settle: Duration,
+    /// How long an answer to a question or a registration is waited for (`B19`). Default 2 s; less makes an overloaded
+    /// server answer the same questions again and again.
+    pub probe_timeout: Duration,
+    /// The same when only one server is known (`B19`). Default 5 s.
+    pub probe_timeout_lone: Duration,
+    /// The bound of the first random wait after a round that found no place (`B2`). Doubles with every further one. Default
+    /// 100 ms.
+    pub backoff_min: Duration,
+    /// Where that doubling ends (`B2`). Default 5 s.
+    pub backoff_max: Duration,
+    /// The bound of the random wait of a listener that restarts knowing one server only (`B19`). Default 5 s.
+    pub restart_spread: Duration,
+    /// A voter that has heard no leader for this long is stale (`B8`). Default 2 s.
+    pub stale_voter: Duration,
+    /// A chain whose freshness is older than this is stale (`B8`). Default 5 s.
+    pub stale_chain: Duration,
+}
+
+impl Config {
+    /// The defaults of the protocol for the node `id` of `cluster` at `address`.
+    pub fn new(id: NodeId, address: Address, cluster: ClusterId) -> Config {
+        Config {
+            id,
+            address,
+            cluster,
+            zone: None,
+            capacity: 32,
+            heartbeat: Duration::from_secs(1),
+            timeout: Duration::from_secs(3),
+            settle: Duration::from_millis(20),
+            probe_timeout: Duration::from_secs(2),
+            probe_timeout_lone: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(5),
+            restart_spread: Duration::from_secs(5),
+            stale_voter: Duration::from_secs(2),
+            stale_chain: Duration::from_secs(5),
+        }
+    }
+
+    /// Asserts what the protocol leans on. Our own configuration, checked by whoever read it from a user.
+    pub(crate) fn check(&self) {
+        assert!(!self.heartbeat.is_zero(), "the heartbeat interval is zero");
+        assert!(
+            self.timeout >= 2 * self.heartbeat,
+            "the timeout is shorter than two heartbeats"
+        );
+        assert!(!self.probe_timeout.is_zero(), "the probe timeout is zero");
+        assert!(!self.backoff_min.is_zero(), "the backoff starts at zero");
+        assert!(
+            self.backoff_min <= self.backoff_max,
+            "the backoff's bounds are the wrong way round"
+        );
+    }
+}

@@ -38,10 +38,15 @@ pub trait StateMachine: Send + Sync + 'static {
     /// like is answered, the same on every node, inside its response.
     fn apply(&self, commands: &[Command], index: u64, position: Position) -> io::Result<Vec<Bytes>>;
 
-    /// Makes durable what was applied, at positions whose index is at most `durable_index`, and returns the index now durable.
+    /// Makes durable what was applied, at positions whose index is at most `durable_index`, and returns the index now durable, if any.
     ///
     /// `durable_index` is how far the log itself is on disk; the durable state must never be ahead of it.
-    fn persist(&self, durable_index: u64) -> io::Result<u64>;
+    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>>;
+
+    /// About how many bytes are applied but not durable. The node holds back when they grow too many.
+    fn unpersisted_bytes(&self) -> usize {
+        0
+    }
 
     /// A point-in-time copy of the durable state. Cheap to make; reading it does not stop `apply` or `persist`.
     fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>>;
@@ -52,7 +57,7 @@ pub trait StateMachine: Send + Sync + 'static {
 
 /// A snapshot being read.
 pub trait SnapshotSource: Send {
-    /// The position of the copied state.
+    /// The position of the copied state; empty when nothing was ever made durable.
     fn position(&self) -> Position;
 
     /// About how many bytes the snapshot has, for progress bars.

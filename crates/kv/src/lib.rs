@@ -1,3 +1,4 @@
 //! An etcd-compatible key-value state machine and its services.
 
 pub mod proto;
+pub mod store;

@@ -1,2 +1,33 @@
-//! The eaves binary.
-fn main() {}
+//! The `eaves` binary: a server, and a command line for it.
+
+mod address;
+mod admin;
+mod bench;
+mod cli;
+mod client;
+mod commands;
+mod endpoints;
+mod failure;
+mod histogram;
+mod key_range;
+mod print;
+mod table;
+mod tree_view;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with exit code 0. A closed pipe is no reason to complain.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line as a whole: its commands, its log, and the runtime each command runs on.
+
+use crate::bench;
+use crate::commands::{del, get, put, status, tree, watch};
+use crate::failure::{Failure, Outcome};
+use clap::{Parser, Subcommand};
+use std::future::Future;
+use tracing_subscriber::EnvFilter;
+
+/// Read when `--log-level` is not given.
+const LOG_VARIABLE: &str = "EAVES_LOG";
+
+/// A replicated key-value server that speaks the etcd v3 API, with a tree of listeners that carries its log anywhere.
+#[derive(Parser, Debug)]
+#[command(
+    name = "eaves",
+    version,
+    max_term_width = 110,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `eaves_tree=debug`
+    /// [default: $EAVES_LOG, else info for a server and warn for a command]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `eaves` can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show the tree: who gets the log from whom, and how far behind each node is
+    Tree(tree::TreeArgs),
+    /// Show the state of each of --endpoints
+    Status(status::StatusArgs),
+    /// Store a value under a key
+    Put(put::PutArgs),
+    /// Read a key or a range of keys
+    Get(get::GetArgs),
+    /// Delete a key or a range of keys and print how many there were
+    Del(del::DelArgs),
+    /// Print changes of a key or a range of keys as they happen
+    Watch(watch::WatchArgs),
+    /// Put load on a server, eaves or etcd, and measure it
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub fn run(self) -> Outcome {
+        start_log(self.log_level.as_deref(), self.command.default_log_level())?;
+        match self.command {
+            Command::Tree(args) => block_on(tree::run(args)),
+            Command::Status(args) => block_on(status::run(args)),
+            Command::Put(args) => block_on(put::run(args)),
+            Command::Get(args) => block_on(get::run(args)),
+            Command::Del(args) => block_on(del::run(args)),
+            Command::Watch(args) => block_on(watch::run(args)),
+            Command::Bench(command) => block_on(bench::run(command)),
+        }
+    }
+}
+
+impl Command {
+    fn default_log_level(&self) -> &'static str {
+        "warn"
+    }
+}
+
+/// Runs a client command on one thread: it waits for the network and little else.
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::failed(format!(
+                "cannot start the runtime: {error}; are too many files open?"
+            ))
+        })?;
+    runtime.block_on(command)
+}
+
+fn start_log(flag: Option<&str>, default: &str) -> Outcome {
+    let variable = std::env::var(LOG_VARIABLE)
+        .ok()
+        .filter(|text| !text.is_empty());
+    let (source, text) = match (flag, &variable) {
+        (Some(text), _) => ("--log-level", text),
+        (None, Some(text)) => ("$EAVES_LOG", text.as_str()),
+        (None, None) => ("default", default),
+    };
+    let filter = EnvFilter::try_new(text).map_err(|error| {
+        Failure::usage(format!(
+            "{source}: {text:?} is no filter: {error}; write error, warn, info, debug or trace"
+        ))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+//! One file for each command: its flags, what it does, and how it prints.
+
+pub mod del;
+pub mod get;
+pub mod put;
+pub mod status;
+pub mod tree;
+pub mod watch;

@@ -1,0 +1,258 @@
+//! The tree as people and programs see it: a picture in text, and rows of JSON.
+
+use crate::admin::proto;
+use crate::table::{Align, layout};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One node of the tree. The fields are those of `eaves tree --json`, a promise to scripts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    pub id: u64,
+    pub name: String,
+    pub role: Role,
+    pub client_url: String,
+    pub peer_url: String,
+    pub upstream: Option<u64>,
+    pub depth: Option<u32>,
+    pub zone: String,
+    pub committed: u64,
+    pub applied: u64,
+    pub lag_entries: u64,
+    pub registered: u32,
+    pub capacity: u32,
+}
+
+/// A role by the name users know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Leader,
+    Follower,
+    Candidate,
+    Listener,
+}
+
+impl Role {
+    /// The name of the role.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Listener => "listener",
+        }
+    }
+
+    /// The role a message names; a role of a later version is the weakest we know.
+    pub fn from_proto(role: proto::Role) -> Role {
+        match role {
+            proto::Role::Leader => Role::Leader,
+            proto::Role::Follower => Role::Follower,
+            proto::Role::Candidate => Role::Candidate,
+            proto::Role::Listener | proto::Role::Unspecified => Role::Listener,
+        }
+    }
+}
+
+impl From<proto::TreeNode> for Row {
+    fn from(node: proto::TreeNode) -> Row {
+        Row {
+            role: Role::from_proto(node.role()),
+            id: node.id,
+            name: node.name,
+            client_url: node.client_url,
+            peer_url: node.peer_url,
+            upstream: node.upstream,
+            depth: node.depth,
+            zone: node.zone,
+            committed: node.committed,
+            applied: node.applied,
+            lag_entries: node.lag_entries,
+            registered: node.registered,
+            capacity: node.capacity,
+        }
+    }
+}
+
+/// Draws the tree: the voters, the leader first, each with its listeners below it; then the listeners that hang nowhere.
+///
+/// Every row is drawn exactly once, whatever the rows say of one another: answers of different moments may form loops.
+pub fn draw(rows: &[Row]) -> Vec<String> {
+    let mut drawing = Drawing {
+        rows,
+        children: children(rows),
+        drawn: BTreeSet::new(),
+        lines: Vec::new(),
+    };
+    let mut roots: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.role != Role::Listener)
+        .collect();
+    roots.sort_by_key(|row| (row.role, &row.name, row.id));
+    for root in roots {
+        drawing.subtree(root, "", "");
+    }
+    let mut rest: Vec<&Row> = rows
+        .iter()
+        .filter(|row| row.role == Role::Listener)
+        .collect();
+    rest.sort_by_key(|row| (row.upstream.is_some(), &row.name, row.id));
+    for row in rest {
+        drawing.subtree(row, "", "? ");
+    }
+    let mut columns = vec![
+        ("NODE", Align::Left),
+        ("ROLE", Align::Left),
+        ("DEPTH", Align::Right),
+        ("LAG", Align::Right),
+        ("FEEDS", Align::Right),
+        ("CLIENT ADDRESS", Align::Left),
+    ];
+    if rows.iter().any(|row| !row.zone.is_empty()) {
+        columns.push(("ZONE", Align::Left));
+        for (line, row) in &mut drawing.lines {
+            line.push(row.zone.clone());
+        }
+    }
+    let lines: Vec<Vec<String>> = drawing.lines.into_iter().map(|(line, _)| line).collect();
+    layout(&columns, &lines)
+}
+
+/// The rows below each id, in the order they are drawn.
+fn children(rows: &[Row]) -> BTreeMap<u64, Vec<&Row>> {
+    let mut children: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        if let Some(upstream) = row.upstream {
+            children.entry(upstream).or_default().push(row);
+        }
+    }
+    for siblings in children.values_mut() {
+        siblings.sort_by_key(|row| (&row.name, row.id));
+    }
+    children
+}
+
+struct Drawing<'a> {
+    rows: &'a [Row],
+    children: BTreeMap<u64, Vec<&'a Row>>,
+    drawn: BTreeSet<u64>,
+    lines: Vec<(Vec<String>, &'a Row)>,
+}
+
+impl<'a> Drawing<'a> {
+    /// Draws a node and what hangs below it. `indent` stands before the lines of its children, `branch` before its own name.
+    fn subtree(&mut self, row: &'a Row, indent: &str, branch: &str) {
+        if !self.drawn.insert(row.id) {
+            return;
+        }
+        self.lines
+            .push((cells(row, &format!("{indent}{branch}")), row));
+        let below = match branch {
+            "├─ " => format!("{indent}│  "),
+            "└─ " => format!("{indent}   "),
+            _ => indent.to_string(),
+        };
+        let children = self.children.get(&row.id).cloned().unwrap_or_default();
+        let children: Vec<&Row> = children
+            .into_iter()
+            .filter(|child| !self.drawn.contains(&child.id))
+            .collect();
+        for (position, child) in children.iter().enumerate() {
+            let last = position + 1 == children.len();
+            self.subtree(child, &below, if last { "└─ " } else { "├─ " });
+        }
+        debug_assert!(
+            self.lines.len() <= self.rows.len(),
+            "each row is drawn once"
+        );
+    }
+}
+
+fn cells(row: &Row, before_name: &str) -> Vec<String> {
+    let name = if row.name.is_empty() {
+        row.id.to_string()
+    } else {
+        row.name.clone()
+    };
+    let feeds = match row.role {
+        // S1: the leader never feeds a listener.
+        Role::Leader => "-".to_string(),
+        _ => format!("{}/{}", row.registered, row.capacity),
+    };
+    vec![
+        format!("{before_name}{name}"),
+        row.role.name().to_string(),
+        row.depth.map_or("-".to_string(), |depth| depth.to_string()),
+        row.lag_entries.to_string(),
+        feeds,
+        row.client_url.trim_start_matches("http://").to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: u64, name: &str, role: Role, upstream: Option<u64>, depth: Option<u32>) -> Row {
+        Row {
+            id,
+            name: name.into(),
+            role,
+            client_url: format!("http://127.0.0.1:{id}"),
+            peer_url: String::new(),
+            upstream,
+            depth,
+            zone: String::new(),
+            committed: 7,
+            applied: 7,
+            lag_entries: 0,
+            registered: 1,
+            capacity: 2,
+        }
+    }
+
+    #[test]
+    fn draws_voters_then_their_listeners_then_the_lost() {
+        let rows = [
+            row(31, "l3", Role::Listener, Some(11), Some(2)),
+            row(1, "v1", Role::Follower, None, Some(0)),
+            row(2, "v2", Role::Leader, None, Some(0)),
+            row(11, "l1", Role::Listener, Some(1), Some(1)),
+            row(12, "l2", Role::Listener, Some(1), Some(1)),
+            row(13, "l9", Role::Listener, None, None),
+        ];
+        assert_eq!(
+            draw(&rows),
+            [
+                "NODE      ROLE      DEPTH  LAG  FEEDS  CLIENT ADDRESS",
+                "v2        leader        0    0      -  127.0.0.1:2",
+                "v1        follower      0    0    1/2  127.0.0.1:1",
+                "├─ l1     listener      1    0    1/2  127.0.0.1:11",
+                "│  └─ l3  listener      2    0    1/2  127.0.0.1:31",
+                "└─ l2     listener      1    0    1/2  127.0.0.1:12",
+                "? l9      listener      -    0    1/2  127.0.0.1:13",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_loop_of_stale_answers_is_drawn_once() {
+        let rows = [
+            row(1, "a", Role::Listener, Some(2), Some(1)),
+            row(2, "b", Role::Listener, Some(1), Some(2)),
+            row(3, "c", Role::Listener, Some(99), Some(1)),
+        ];
+        assert_eq!(draw(&rows).len(), 1 + rows.len());
+    }
+
+    #[test]
+    fn the_json_has_the_promised_fields() {
+        let mut detached = row(5, "l1", Role::Listener, None, None);
+        detached.zone = "eu".into();
+        let expected = r#"{"id":5,"name":"l1","role":"listener","client_url":"http://127.0.0.1:5","peer_url":"","upstream":null,"#
+            .to_string()
+            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"registered":1,"capacity":2}"#;
+        assert_eq!(serde_json::to_string(&detached).unwrap(), expected);
+    }
+}

@@ -21,7 +21,8 @@ pub const UPSTREAMS_MAX: usize = 1024;
 /// How many levels below a detached head the patience of `B3` still grows.
 pub const GRACE_LEVELS_MAX: u32 = 4;
 
-/// How many questions one round of a search asks at most, so that a round ends even in a tree without a free place.
+/// How many questions one round of a search asks at most beyond the configured list, so that a round ends even in a large
+/// tree without a free place.
 pub const ROUND_QUESTIONS_MAX: usize = 256;
 
 /// What one node is told once. Build it with [`Config::new`] and change what differs.

@@ -75,7 +75,7 @@ pub struct Answer {
     pub zone: Option<Zone>,
     /// How many listeners it accepts at most.
     pub capacity: u32,
-    /// How many are registered now.
+    /// How many are registered now, the asker not counted: its own slot is no obstacle to it (`S9`).
     pub registered: u32,
     /// Up to where it knows the log committed.
     pub committed: LogPosition,
@@ -238,8 +238,6 @@ pub enum KickReason {
     Silent,
     /// An administrator asked for it (`S12`).
     Admin,
-    /// The same listener registered anew (`S9`).
-    Replaced,
 }
 
 impl fmt::Display for KickReason {
@@ -248,7 +246,6 @@ impl fmt::Display for KickReason {
             KickReason::Leader => "it became leader",
             KickReason::Silent => "the listener was silent",
             KickReason::Admin => "an administrator asked for it",
-            KickReason::Replaced => "the listener registered anew",
         })
     }
 }
@@ -271,6 +268,8 @@ pub enum LeaveReason {
     Loop,
     /// The upstream's path is so long that the listener's own would pass the limit (`B1`).
     TooDeep,
+    /// The upstream was detached when it accepted (`B1`).
+    Detached,
     /// It was given a new list of upstream servers (`S14`).
     NewList,
     /// It became a voter (`B16`).
@@ -285,6 +284,7 @@ impl fmt::Display for LeaveReason {
             LeaveReason::Moved => "moved",
             LeaveReason::Loop => "found a loop",
             LeaveReason::TooDeep => "too deep",
+            LeaveReason::Detached => "accepted by a detached node",
             LeaveReason::NewList => "given a new list",
             LeaveReason::BecameVoter => "became a voter",
             LeaveReason::UnknownSession => "unknown session",

@@ -146,6 +146,8 @@ pub enum Why {
     Kicked(KickReason),
     /// The connection to its upstream closed.
     Closed,
+    /// Its upstream sent what no upstream sends.
+    Misbehaved,
     /// Its upstream was silent (`S13`).
     Silent,
     /// It found itself in its upstream's path (`B1`).
@@ -165,6 +167,10 @@ pub enum Left {
     Said(LeaveReason),
     /// Its connection closed.
     Closed,
+    /// It registered anew, on another connection (`S9`).
+    Replaced,
+    /// It sent what no listener sends.
+    Misbehaved,
 }
 
 impl fmt::Display for Why {
@@ -175,6 +181,7 @@ impl fmt::Display for Why {
             Why::NewList => f.write_str("it was given a new list"),
             Why::Kicked(reason) => write!(f, "it was kicked: {reason}"),
             Why::Closed => f.write_str("the connection closed"),
+            Why::Misbehaved => f.write_str("the upstream sent what no upstream sends"),
             Why::Silent => f.write_str("the upstream was silent"),
             Why::Loop => f.write_str("it found a loop"),
             Why::TooDeep => f.write_str("the path grew too long"),
@@ -189,6 +196,8 @@ impl fmt::Display for Left {
             Left::Kicked(reason) => write!(f, "kicked: {reason}"),
             Left::Said(reason) => write!(f, "left: {reason}"),
             Left::Closed => f.write_str("the connection closed"),
+            Left::Replaced => f.write_str("it registered anew"),
+            Left::Misbehaved => f.write_str("it sent what no listener sends"),
         }
     }
 }

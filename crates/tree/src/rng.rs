@@ -1,6 +1,5 @@
 //! A small generator of random numbers, seeded by the caller, without floats: the same seed gives the same run everywhere.
 
-use alloc::vec::Vec;
 use core::time::Duration;
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Not for secrets.
@@ -33,7 +32,7 @@ impl Rng {
     }
 
     /// Puts the items into a random order.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut Vec<T>) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = self.below(last as u64 + 1) as usize;
             items.swap(last, other);

@@ -1,0 +1,641 @@
+//! A node as a listener: it looks for an upstream, follows it, and looks again (`S6` to `S8`, `S13`, `S14`, `B3`).
+
+use super::{TreeNode, sanitized};
+use crate::config::{ASKED_AT_ONCE, GRACE_LEVELS_MAX, LEARNED_MAX, UPSTREAMS_MAX};
+use crate::freshness::Freshness;
+use crate::ids::{Address, LinkId, Peer};
+use crate::message::{
+    ALTERNATIVES_MAX, Accept, Alternative, Answer, Heartbeat, HeartbeatAck, Kick, KickReason,
+    LeaveReason, Message, Refuse, RefuseReason, Role, Saved,
+};
+use crate::order::Rank;
+use crate::output::{Event, Output, Why};
+use crate::path::Path;
+use crate::search::{Known, Search, Step, Verdict, judge};
+use crate::session::Session;
+use crate::time::Instant;
+use crate::timers::Timer;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// The timers of a search.
+const SEARCH_TIMERS: [Timer; 4] = [
+    Timer::Probe,
+    Timer::Settle,
+    Timer::Registration,
+    Timer::Retry,
+];
+
+impl TreeNode {
+    // Inputs.
+
+    /// A listener is given its list of upstream servers, first or anew (`S6`, `S14`). It is persisted before it is used. The
+    /// list it already has changes nothing. Beyond [`UPSTREAMS_MAX`](crate::UPSTREAMS_MAX) it is cut.
+    pub fn handle_upstream_list(&mut self, _now: Instant, upstreams: Vec<Address>) {
+        assert!(
+            self.role == Role::Listener,
+            "a voter was given a list of upstream servers"
+        );
+        let upstreams = sanitized(upstreams, UPSTREAMS_MAX);
+        let latest = self
+            .new_list
+            .as_ref()
+            .map_or(&self.saved.upstreams, |(_, list)| list);
+        if upstreams != *latest {
+            self.new_list = Some((self.saved_version + 1, upstreams));
+            self.persist();
+        }
+        self.check();
+    }
+
+    /// The given version of [`Output::Persist`] is on disk. If a new list waited for that, the listener now leaves its
+    /// upstream, if it has one, and chooses anew (`S14`).
+    pub fn handle_persisted(&mut self, now: Instant, version: u64) {
+        if let Some((_, list)) = self.new_list.take_if(|(awaited, _)| *awaited <= version) {
+            let first = self.session.is_none() && self.search.is_none();
+            self.saved.upstreams = list;
+            self.stop_searching();
+            if self.session.is_some() {
+                self.leave(LeaveReason::NewList);
+                self.stand_alone(now);
+            }
+            self.begin_search(now, if first { Why::Start } else { Why::NewList });
+        }
+        self.check();
+    }
+
+    /// A listener has read the group's voters from the log (`B5`).
+    pub fn handle_voters(&mut self, _now: Instant, voters: Vec<Peer>) {
+        assert!(
+            self.role == Role::Listener,
+            "a voter was given the voters of a listener"
+        );
+        // The order in which the upstream named those we know is worth more than the log's.
+        let (mut ranked, rest): (Vec<Peer>, Vec<Peer>) = voters
+            .into_iter()
+            .partition(|voter| self.voters.contains(voter));
+        ranked.sort_by_key(|voter| self.voters.iter().position(|known| known == voter));
+        self.learn_voters(ranked.into_iter().chain(rest).collect());
+        self.learn_neighbours(&[]);
+        self.check();
+    }
+
+    /// A question was answered, in time or late. A late answer may be used, but asks nothing further (`B19`).
+    pub fn handle_answer(&mut self, now: Instant, from: &Address, answer: Answer) {
+        let tie = self.rng.next();
+        let current = self
+            .session
+            .as_ref()
+            .map(|session| session.upstream.peer.id);
+        let Some(search) = self.search.as_mut() else {
+            return;
+        };
+        let verdict = judge(self.config.id, current, &answer);
+        let rank = Rank::of(&answer, self.config.zone.as_ref(), tie);
+        if let Some(rtt) = search.answered(now, from, &answer, verdict, rank) {
+            // S8: the settling time.
+            self.timers
+                .set(Timer::Settle, now + self.config.settle + 2 * rtt);
+        }
+        self.go_on(now);
+        self.check();
+    }
+
+    /// A question could not be asked, or its connection failed.
+    pub fn handle_ask_failed(&mut self, now: Instant, to: &Address) {
+        if let Some(search) = self.search.as_mut() {
+            search.ask_failed(to);
+            self.go_on(now);
+        }
+        self.check();
+    }
+
+    pub(super) fn handle_upstream_message(&mut self, now: Instant, link: LinkId, message: Message) {
+        if self.registering_on(link) {
+            match message {
+                Message::Accept(accept) => self.handle_accept(now, link, accept),
+                Message::Refuse(refuse) => self.handle_refuse(now, link, refuse),
+                _ => self.registration_failed(now, Verdict::Failed, &[]),
+            }
+        } else if self.following_on(link) {
+            match message {
+                Message::Heartbeat(heartbeat) => self.handle_heartbeat(now, heartbeat),
+                Message::Kick(kick) => self.handle_kick(now, kick),
+                _ => self.lost(now, Why::Misbehaved, &[]),
+            }
+        } else {
+            // S9: a heartbeat of an unknown session is answered with leave.
+            self.send(link, Message::Leave(LeaveReason::UnknownSession));
+            self.output(Output::Close { link });
+        }
+    }
+
+    pub(super) fn upstream_link_closed(&mut self, now: Instant, link: LinkId) {
+        if self.registering_on(link) {
+            self.registration_failed(now, Verdict::Failed, &[]);
+        } else if self.following_on(link) {
+            self.lost(now, Why::Closed, &[]);
+        }
+    }
+
+    // The search.
+
+    /// Begins to search with what an earlier run left (`S6`). One that knows a single server waits a while, so that a crowd
+    /// that restarts together does not fall on it together (`B19`).
+    pub(super) fn restart(&mut self, now: Instant) {
+        let Saved { upstreams, learned } = &self.saved;
+        let known = learned
+            .iter()
+            .filter(|peer| !upstreams.contains(&peer.address))
+            .count()
+            + upstreams.len();
+        match known {
+            0 => {}
+            1 => {
+                self.search = Some(Search::new(now, self.peer(), Why::Start));
+                let spread = self.rng.up_to(self.config.restart_spread);
+                self.timers.set(Timer::Retry, now + spread);
+            }
+            _ => self.begin_search(now, Why::Start),
+        }
+    }
+
+    /// Begins to search, now.
+    pub(super) fn begin_search(&mut self, now: Instant, why: Why) {
+        self.search = Some(Search::new(now, self.peer(), why));
+        self.begin_round(now);
+    }
+
+    /// Begins a round of questions.
+    pub(super) fn begin_round(&mut self, now: Instant) {
+        self.fill_round(now, &[], None);
+        self.go_on(now);
+    }
+
+    /// Collects the servers of a new round.
+    fn fill_round(&mut self, now: Instant, named: &[Alternative], except: Option<&Peer>) {
+        // A long list is asked in random order, or all who share it ask its first four.
+        let mut upstreams = self.saved.upstreams.clone();
+        if upstreams.len() > ASKED_AT_ONCE {
+            self.rng.shuffle(&mut upstreams);
+        }
+        let search = self.search.as_mut().expect("a round belongs to a search");
+        search.begin_round(
+            now,
+            Known {
+                named,
+                voters: &self.voters,
+                upstreams: &upstreams,
+                learned: &self.saved.learned,
+                except,
+            },
+        );
+        self.timers.stop(Timer::Retry);
+        self.timers.stop(Timer::Settle);
+    }
+
+    /// Does whatever the search asks for until it has to wait.
+    fn go_on(&mut self, now: Instant) {
+        while let Some(search) = self.search.as_mut() {
+            match search.next_step() {
+                Step::Ask(to) => self.ask(now, to),
+                Step::Register(to) => self.connect(now, to),
+                Step::Rest => self.rest(now),
+                Step::Wait => break,
+            }
+        }
+        self.set_probe_timer();
+    }
+
+    fn ask(&mut self, now: Instant, to: Address) {
+        let patience = self.patience();
+        let search = self
+            .search
+            .as_mut()
+            .expect("a question belongs to a search");
+        search.asked(now, to.clone(), now + patience);
+        self.output(Output::Ask { to });
+    }
+
+    fn connect(&mut self, now: Instant, to: Address) {
+        let patience = self.patience();
+        self.last_link += 1;
+        let link = LinkId::Up(self.last_link);
+        let search = self
+            .search
+            .as_mut()
+            .expect("a registration belongs to a search");
+        search.register(link, to.clone());
+        self.timers.set(Timer::Registration, now + patience);
+        self.timers.stop(Timer::Retry);
+        self.timers.stop(Timer::Settle);
+        self.output(Output::Connect { to, link });
+    }
+
+    /// How long to wait for an answer (`B19`).
+    fn patience(&self) -> Duration {
+        match &self.search {
+            Some(search) if search.is_lone() => self.config.probe_timeout_lone,
+            _ => self.config.probe_timeout,
+        }
+    }
+
+    /// Rests before the next round: full jitter, its bound doubling with every round in a row that found no place (`B2`).
+    fn rest(&mut self, now: Instant) {
+        let doublings = self.failed_rounds.min(16);
+        let bound = (self.config.backoff_min * (1 << doublings)).min(self.config.backoff_max);
+        let retry_in = self.rng.up_to(bound);
+        self.failed_rounds = self.failed_rounds.saturating_add(1);
+        self.timers.stop(Timer::Settle);
+        self.timers.set(Timer::Retry, now + retry_in);
+        self.event(Event::NoPlace {
+            rounds: self.failed_rounds,
+            retry_in,
+        });
+    }
+
+    fn set_probe_timer(&mut self) {
+        match self.search.as_ref().and_then(Search::next_late) {
+            Some(at) => self.timers.set(Timer::Probe, at),
+            None => self.timers.stop(Timer::Probe),
+        }
+    }
+
+    pub(super) fn give_up_late_questions(&mut self, now: Instant) {
+        if let Some(search) = self.search.as_mut() {
+            search.give_up_late(now);
+            self.go_on(now);
+        }
+    }
+
+    pub(super) fn settle(&mut self, now: Instant) {
+        if let Some(search) = self.search.as_mut() {
+            search.settle();
+            self.go_on(now);
+        }
+    }
+
+    pub(super) fn give_up_registration(&mut self, now: Instant) {
+        self.registration_failed(now, Verdict::Late, &[]);
+    }
+
+    fn handle_refuse(&mut self, now: Instant, link: LinkId, refuse: Refuse) {
+        let search = self
+            .search
+            .as_ref()
+            .expect("a refusal answers a registration");
+        let by = search
+            .registering()
+            .expect("a refusal answers a registration")
+            .address
+            .clone();
+        assert!(
+            self.registering_on(link),
+            "a refusal came on another connection than the registration"
+        );
+        self.event(Event::Refused {
+            by,
+            reason: refuse.reason,
+        });
+        self.registration_failed(now, Verdict::Refused(refuse.reason), &refuse.alternatives);
+    }
+
+    /// The registration on its way came to nothing: on to the next choice, at once (`S9`).
+    fn registration_failed(
+        &mut self,
+        now: Instant,
+        verdict: Verdict,
+        alternatives: &[Alternative],
+    ) {
+        let Some(search) = self.search.as_mut() else {
+            return;
+        };
+        let Some(link) = search.registering().map(|registering| registering.link) else {
+            return;
+        };
+        search.registration_failed(verdict, alternatives);
+        self.timers.stop(Timer::Registration);
+        self.output(Output::Close { link });
+        self.go_on(now);
+    }
+
+    /// Ends the search without a result.
+    pub(super) fn stop_searching(&mut self) {
+        let search = self.search.take();
+        if let Some(registering) = search.as_ref().and_then(Search::registering) {
+            self.output(Output::Close {
+                link: registering.link,
+            });
+        }
+        for timer in SEARCH_TIMERS {
+            self.timers.stop(timer);
+        }
+    }
+
+    fn registering_on(&self, link: LinkId) -> bool {
+        let registering = self.search.as_ref().and_then(Search::registering);
+        registering.is_some_and(|registering| registering.link == link)
+    }
+
+    // The session.
+
+    fn following_on(&self, link: LinkId) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.upstream.link == link)
+    }
+
+    /// Somebody takes us on: leave the old upstream, if there is one, only now (`B3`). What has changed above the new one
+    /// since it answered may still make it unfit.
+    fn handle_accept(&mut self, now: Instant, link: LinkId, accept: Accept) {
+        let unfit = match &accept.heartbeat {
+            heartbeat if heartbeat.path.contains(self.config.id) => {
+                Some((LeaveReason::Loop, RefuseReason::Loop))
+            }
+            heartbeat if heartbeat.path.is_full() => {
+                Some((LeaveReason::TooDeep, RefuseReason::TooDeep))
+            }
+            heartbeat if !heartbeat.attached => {
+                Some((LeaveReason::Detached, RefuseReason::Detached))
+            }
+            _ => None,
+        };
+        if let Some((leave, refused)) = unfit {
+            self.send(link, Message::Leave(leave));
+            self.registration_failed(now, Verdict::Refused(refused), &[]);
+            return;
+        }
+
+        let was_attached = self.is_attached();
+        let from = self
+            .session
+            .as_ref()
+            .map(|session| session.upstream.peer.id);
+        if self.session.is_some() {
+            self.leave(LeaveReason::Moved);
+        }
+        let search = self
+            .search
+            .take()
+            .expect("an acceptance answers a registration");
+        let address = search
+            .registering()
+            .expect("an acceptance answers a registration")
+            .address
+            .clone();
+        let upstream = Peer {
+            id: accept.heartbeat.path.last(),
+            address,
+        };
+        let choice = search.accepted(upstream.id, accept.heartbeat.path.depth());
+        let why = choice.why;
+        self.last_choice = Some(choice);
+        self.stop_searching();
+
+        self.session = Some(Session::new(now, upstream.clone(), link, &accept));
+        self.timers.set(Timer::Silence, now + self.config.timeout);
+        self.fresh = Freshness::told(accept.heartbeat.age, now);
+        self.output(Output::StartFollowing {
+            link,
+            upstream: upstream.clone(),
+            committed: accept.heartbeat.committed,
+        });
+        self.event(Event::Moved {
+            from,
+            to: upstream.id,
+            why,
+        });
+        self.learn_voters(accept.voters);
+        self.learn_neighbours(&accept.siblings);
+        self.tell_standing(now, was_attached);
+    }
+
+    /// The upstream is alive and says where it stands. Answered at once and relayed at once.
+    fn handle_heartbeat(&mut self, now: Instant, heartbeat: Heartbeat) {
+        let was_attached = self.is_attached();
+        let free = self.downstreams.free_places();
+        let session = self
+            .session
+            .as_mut()
+            .expect("a heartbeat belongs to a session");
+        if heartbeat.path.last() != session.upstream.peer.id {
+            self.lost(now, Why::Misbehaved, &[]);
+            return;
+        }
+        self.fresh = Freshness::told(heartbeat.age, now);
+        let changed = session.update(now, heartbeat);
+        let link = session.upstream.link;
+        if session.path.contains(self.config.id) {
+            // B1: a loop. Leave it.
+            self.send(link, Message::Leave(LeaveReason::Loop));
+            self.lost(now, Why::Loop, &[]);
+        } else if session.path.is_full() {
+            self.send(link, Message::Leave(LeaveReason::TooDeep));
+            self.lost(now, Why::TooDeep, &[]);
+        } else {
+            self.send(
+                link,
+                Message::HeartbeatAck(HeartbeatAck {
+                    committed: self.committed,
+                    free,
+                }),
+            );
+            if changed {
+                self.tell_standing(now, was_attached);
+            } else {
+                self.heartbeat_downstreams(now);
+            }
+        }
+    }
+
+    fn handle_kick(&mut self, now: Instant, kick: Kick) {
+        self.lost(now, Why::Kicked(kick.reason), &kick.alternatives);
+    }
+
+    /// Looks whether the upstream has been silent for the timeout (`S13`).
+    pub(super) fn look_for_silence(&mut self, now: Instant) {
+        let Some(session) = &self.session else { return };
+        let silent_at = session.upstream.heard + self.config.timeout;
+        if silent_at <= now {
+            self.lost(now, Why::Silent, &[]);
+        } else {
+            self.timers.set(Timer::Silence, silent_at);
+        }
+    }
+
+    /// The upstream is gone: tell the downstreams at once that they hang below a detached head (`B3`), and look for another
+    /// upstream. After a kick the first alternative is registered with unasked (`B2`).
+    fn lost(&mut self, now: Instant, why: Why, alternatives: &[Alternative]) {
+        let session = self.session.take().expect("an upstream is lost only once");
+        let upstream = session.upstream;
+        self.output(Output::StopFollowing {
+            link: upstream.link,
+        });
+        self.output(Output::Close {
+            link: upstream.link,
+        });
+        self.event(Event::Lost {
+            upstream: upstream.peer.id,
+            why,
+        });
+        let was_steady = !self.timers.is_set(Timer::Steady);
+        self.session_ended();
+        if session.attached {
+            self.event(Event::Detached {
+                head: self.config.id,
+            });
+        }
+        self.stand_alone(now);
+
+        if self
+            .search
+            .as_ref()
+            .is_some_and(|search| search.registering().is_some())
+        {
+            return;
+        }
+        self.stop_searching();
+        self.search = Some(Search::new(now, self.peer(), why));
+        if alternatives.is_empty() && !was_steady {
+            // B2: a place that is lost as soon as it is won counts as a round that found none.
+            self.rest(now);
+            return;
+        }
+        let except = matches!(why, Why::Kicked(KickReason::Leader)).then_some(&upstream.peer);
+        self.fill_round(now, alternatives, except);
+        let named = if alternatives.is_empty() {
+            None
+        } else {
+            self.search.as_mut().and_then(Search::take_named)
+        };
+        if let Some(first) = named {
+            self.connect(now, first);
+        }
+        self.go_on(now);
+    }
+
+    /// Leaves the upstream of our own accord.
+    pub(super) fn leave(&mut self, reason: LeaveReason) {
+        let session = self.session.take().expect("only a session can be left");
+        let link = session.upstream.link;
+        self.send(link, Message::Leave(reason));
+        self.output(Output::StopFollowing { link });
+        self.output(Output::Close { link });
+        self.session_ended();
+    }
+
+    fn session_ended(&mut self) {
+        for timer in [Timer::Silence, Timer::Grace, Timer::Steady] {
+            self.timers.stop(timer);
+        }
+    }
+
+    /// There is nobody above this node any more: its path is itself. Tells the downstreams at once.
+    pub(super) fn stand_alone(&mut self, now: Instant) {
+        assert!(
+            self.session.is_none(),
+            "a node with an upstream does not stand alone"
+        );
+        self.path = Path::of(self.config.id);
+        self.heartbeat_downstreams(now);
+    }
+
+    /// The upstream's path or attachment is new to us. Tells the downstreams at once (`B1`), and decides whether to wait, to
+    /// search or to stay (`B3`).
+    fn tell_standing(&mut self, now: Instant, was_attached: bool) {
+        let session = self
+            .session
+            .as_ref()
+            .expect("only a session changes our standing");
+        let head_before = self.path.head();
+        let attached = session.attached;
+        self.path = session
+            .path
+            .then(self.config.id)
+            .expect("a full path was refused before");
+        self.heartbeat_downstreams(now);
+        if attached {
+            self.timers.stop(Timer::Grace);
+            self.stop_searching();
+            if !was_attached {
+                self.timers.set(Timer::Steady, now + self.config.timeout);
+                self.event(Event::Attached {
+                    path: self.path.clone(),
+                });
+            }
+        } else if was_attached || head_before != self.path.head() {
+            self.timers.stop(Timer::Steady);
+            self.stop_searching();
+            self.timers.set(Timer::Grace, now + self.grace());
+            self.event(Event::Detached {
+                head: self.path.head(),
+            });
+        }
+    }
+
+    /// How long to hope for the detached head: two timeouts for each level below it, of at most four (`B3`). So a subtree
+    /// comes loose from the top, and mostly stays together.
+    fn grace(&self) -> Duration {
+        2 * self.config.timeout * self.path.depth().min(GRACE_LEVELS_MAX)
+    }
+
+    /// The head stayed detached for too long: search, without leaving (`B3`).
+    pub(super) fn give_up_head(&mut self, now: Instant) {
+        if self.session.is_some() {
+            self.begin_search(now, Why::HeadDetached);
+        }
+    }
+
+    // What is learned on the way (B5).
+
+    fn learn_voters(&mut self, mut voters: Vec<Peer>) {
+        voters.truncate(ALTERNATIVES_MAX);
+        voters.retain(|voter| voter.id != self.config.id);
+        self.voters = voters;
+    }
+
+    /// Renews the learned peers: the voters, then the path above us, then our siblings, then what was learned before.
+    fn learn_neighbours(&mut self, siblings: &[Peer]) {
+        let ancestors = self
+            .session
+            .as_ref()
+            .map_or(&[][..], |session| &session.ancestors);
+        let newer: Vec<Peer> = self
+            .voters
+            .iter()
+            .chain(ancestors)
+            .chain(siblings)
+            .cloned()
+            .collect();
+        self.remember(newer);
+    }
+
+    fn remember(&mut self, newer: Vec<Peer>) {
+        let before = core::mem::take(&mut self.saved.learned);
+        let mut learned: Vec<Peer> = Vec::with_capacity(LEARNED_MAX);
+        for peer in newer.into_iter().chain(before.iter().cloned()) {
+            let known =
+                learned.iter().any(|known| known.id == peer.id) || peer.id == self.config.id;
+            if !known && learned.len() < LEARNED_MAX {
+                learned.push(peer);
+            }
+        }
+        let changed = learned != before;
+        self.saved.learned = learned;
+        if changed {
+            self.persist();
+        }
+    }
+
+    fn persist(&mut self) {
+        self.saved_version += 1;
+        let mut saved = self.saved.clone();
+        if let Some((_, list)) = &self.new_list {
+            saved.upstreams.clone_from(list);
+        }
+        self.output(Output::Persist {
+            version: self.saved_version,
+            saved,
+        });
+    }
+}

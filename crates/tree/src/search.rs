@@ -1,0 +1,501 @@
+//! The search for an upstream: one round of questions after another, until somebody accepts us (`S7`, `S8`, `B2`, `B4`, `B19`).
+//!
+//! ```text
+//!            +--> ask, four at a time <--+  answers name others to ask
+//!            |            |              |
+//!            |            v--------------+
+//!            |      an eligible answer, settled
+//!            |            |
+//!   nobody   |            v            refused, nobody else eligible
+//!   is left  |        register  -----------------> ask on
+//!            |            |
+//!            |            v
+//!          rest       accepted: the search ends
+//! ```
+//!
+//! This file only decides; [`TreeNode`](crate::TreeNode) asks, registers and keeps the timers.
+
+use crate::config::{ASKED_AT_ONCE, ROUND_QUESTIONS_MAX, UPSTREAMS_MAX};
+use crate::ids::{Address, LinkId, NodeId, Peer};
+use crate::message::{ALTERNATIVES_MAX, Alternative, Answer, Place, RefuseReason, Role};
+use crate::order::Rank;
+use crate::output::Why;
+use crate::time::Instant;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// How many servers may wait to be asked: a full list, and what the answers name.
+const QUEUE_MAX: usize = UPSTREAMS_MAX + ROUND_QUESTIONS_MAX;
+
+/// How a listener came to its upstream (`B15`): whom it asked, and why each was passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Why it looked for an upstream.
+    pub why: Why,
+    /// When the last round of questions began.
+    pub began: Instant,
+    /// All that were asked or tried in that round, in that order.
+    pub considered: Vec<Considered>,
+}
+
+/// One server that was asked or tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Considered {
+    /// Its address.
+    pub address: Address,
+    /// Who it is, once known.
+    pub id: Option<NodeId>,
+    /// Its depth, if it answered and was attached.
+    pub depth: Option<u32>,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a server that was asked or tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Asked; no answer yet.
+    Asked,
+    /// It could not be reached, or the connection failed.
+    Failed,
+    /// It did not answer in time.
+    Late,
+    /// It leads.
+    Leader,
+    /// It is full.
+    Full,
+    /// It is detached.
+    Detached,
+    /// It is this node, or below it.
+    Loop,
+    /// Its path is as long as a path may be.
+    TooDeep,
+    /// It is the detached upstream that is to be left.
+    Current,
+    /// It would have taken the listener, but another ranked better.
+    Eligible,
+    /// It was asked to register the listener.
+    Registering,
+    /// It refused.
+    Refused(RefuseReason),
+    /// It accepted.
+    Accepted,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ask this server.
+    Ask(Address),
+    /// Register with this server.
+    Register(Address),
+    /// Wait for what was asked.
+    Wait,
+    /// Nobody is left: rest, then begin another round.
+    Rest,
+}
+
+/// Where the name of a server came from, in the order in which they are tried (`B2`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Free,
+    Voter,
+    Configured,
+    Learned,
+    Full,
+}
+
+/// A server to ask.
+#[derive(Clone, Debug)]
+struct Target {
+    address: Address,
+    id: Option<NodeId>,
+    source: Source,
+    /// It cannot offer a place below a shallower node than this. `None`: ask in any case.
+    depth_min: Option<u32>,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+struct Probe {
+    to: Address,
+    asked: Instant,
+    deadline: Instant,
+}
+
+/// A server that would take us.
+#[derive(Debug)]
+struct Offer {
+    address: Address,
+    rank: Rank,
+}
+
+/// A registration on its way.
+#[derive(Debug)]
+pub(crate) struct Registering {
+    pub(crate) link: LinkId,
+    pub(crate) address: Address,
+}
+
+/// What a search knows that outlives no search.
+///
+/// Invariants:
+/// - **once-a-round**: no address is asked twice in a round.
+/// - **asked-at-once**: no more than [`ASKED_AT_ONCE`] questions are on their way that are not late.
+/// - **late-asks-nothing**: an answer that came too late adds no server to ask (`B19`).
+#[derive(Debug)]
+pub(crate) struct Search {
+    me: Peer,
+    choice: Choice,
+    queue: Vec<Target>,
+    probes: Vec<Probe>,
+    offers: Vec<Offer>,
+    registering: Option<Registering>,
+    /// The settling time is over: take the best offer there is.
+    settled: bool,
+    /// The round is over, the next has not begun.
+    resting: bool,
+}
+
+/// The servers that a round can start from.
+pub(crate) struct Known<'a> {
+    /// Named by a kick; none otherwise.
+    pub(crate) named: &'a [Alternative],
+    /// The group's voters, best first.
+    pub(crate) voters: &'a [Peer],
+    /// The configured list.
+    pub(crate) upstreams: &'a [Address],
+    /// The learned peers.
+    pub(crate) learned: &'a [Peer],
+    /// Not to be tried in this round: it has just become leader.
+    pub(crate) except: Option<&'a Peer>,
+}
+
+impl Search {
+    /// A search that has not begun its first round.
+    pub(crate) fn new(now: Instant, me: Peer, why: Why) -> Search {
+        Search {
+            me,
+            choice: Choice {
+                why,
+                began: now,
+                considered: Vec::new(),
+            },
+            queue: Vec::new(),
+            probes: Vec::new(),
+            offers: Vec::new(),
+            registering: None,
+            settled: false,
+            resting: true,
+        }
+    }
+
+    /// Begins a round. The order of [`Source`] decides who is asked first; within a source the order given.
+    pub(crate) fn begin_round(&mut self, now: Instant, known: Known<'_>) {
+        assert!(
+            self.registering.is_none(),
+            "a round began while a registration was on its way"
+        );
+        self.choice.began = now;
+        self.choice.considered.clear();
+        self.queue.clear();
+        self.probes.clear();
+        self.offers.clear();
+        self.settled = false;
+        self.resting = false;
+        if let Some(peer) = known.except {
+            self.consider(&peer.address, Verdict::Leader).id = Some(peer.id);
+        }
+        self.enqueue_alternatives(known.named, 0);
+        for peer in known.voters {
+            self.enqueue(peer.address.clone(), Some(peer.id), Source::Voter, Some(0));
+        }
+        // S7: all of a short list are asked, of a long one only as many as it takes.
+        let depth_min = if known.upstreams.len() <= ASKED_AT_ONCE {
+            None
+        } else {
+            Some(0)
+        };
+        for address in known.upstreams {
+            self.enqueue(address.clone(), None, Source::Configured, depth_min);
+        }
+        for peer in known.learned {
+            self.enqueue(
+                peer.address.clone(),
+                Some(peer.id),
+                Source::Learned,
+                Some(0),
+            );
+        }
+    }
+
+    /// What to do next. An [`Step::Ask`] or [`Step::Register`] counts as done from here on.
+    pub(crate) fn next_step(&mut self) -> Step {
+        if self.resting || self.registering.is_some() {
+            return Step::Wait;
+        }
+        if self.settled
+            && let Some(address) = self.take_best_offer()
+        {
+            return Step::Register(address);
+        }
+        if self.probes.len() < ASKED_AT_ONCE
+            && let Some(target) = self.take_target()
+        {
+            self.consider(&target.address, Verdict::Asked).id = target.id;
+            return Step::Ask(target.address);
+        }
+        if !self.probes.is_empty() {
+            return Step::Wait;
+        }
+        match self.take_best_offer() {
+            Some(address) => Step::Register(address),
+            None => {
+                self.resting = true;
+                Step::Rest
+            }
+        }
+    }
+
+    /// The first server named by whoever kicked us, a free place or a voter: it is registered with unasked (`B2`).
+    pub(crate) fn take_named(&mut self) -> Option<Address> {
+        let first = self.queue.first()?;
+        if first.source > Source::Voter {
+            return None;
+        }
+        let target = self.queue.remove(0);
+        self.consider(&target.address, Verdict::Registering).id = target.id;
+        Some(target.address)
+    }
+
+    /// Whether the only server known in this round is the one about to be asked (`B19`).
+    pub(crate) fn is_lone(&self) -> bool {
+        self.queue.is_empty() && self.choice.considered.len() == 1
+    }
+
+    /// A question went out.
+    pub(crate) fn asked(&mut self, now: Instant, to: Address, deadline: Instant) {
+        assert!(
+            self.probes.len() < ASKED_AT_ONCE,
+            "asked-at-once: too many questions on their way"
+        );
+        self.probes.push(Probe {
+            to,
+            asked: now,
+            deadline,
+        });
+    }
+
+    /// A registration went out.
+    pub(crate) fn register(&mut self, link: LinkId, address: Address) {
+        assert!(self.registering.is_none(), "two registrations on their way");
+        self.consider(&address, Verdict::Registering);
+        self.registering = Some(Registering { link, address });
+    }
+
+    /// Takes in an answer. Returns how long to settle from now on if this is the first good offer, in round trips as
+    /// measured: `Some(rtt)`, which is zero for a late answer.
+    pub(crate) fn answered(
+        &mut self,
+        now: Instant,
+        from: &Address,
+        answer: &Answer,
+        verdict: Verdict,
+        rank: Rank,
+    ) -> Option<Duration> {
+        let probe = self.take_probe(from);
+        let considered = self.consider(from, verdict);
+        considered.id = Some(answer.id());
+        considered.depth = answer.attached.then(|| answer.depth());
+
+        let depth = if answer.attached {
+            answer.depth().saturating_add(1)
+        } else {
+            0
+        };
+        if probe.is_some() {
+            self.enqueue_alternatives(&answer.alternatives, depth);
+        }
+        if verdict != Verdict::Eligible {
+            return None;
+        }
+        let first = !self.offers.iter().any(|offer| !offer.rank.is_stale());
+        self.offers.retain(|offer| offer.address != *from);
+        self.offers.push(Offer {
+            address: from.clone(),
+            rank,
+        });
+        // B19: a late answer that found us resting is used at once.
+        self.resting = false;
+        (first && !rank.is_stale())
+            .then(|| probe.map_or(Duration::ZERO, |probe| now.since(probe.asked)))
+    }
+
+    /// A question failed.
+    pub(crate) fn ask_failed(&mut self, to: &Address) {
+        if self.take_probe(to).is_some() {
+            self.consider(to, Verdict::Failed);
+        }
+    }
+
+    /// Gives up the questions whose time is over. Their answers may still be used.
+    pub(crate) fn give_up_late(&mut self, now: Instant) {
+        while let Some(late) = self.probes.iter().position(|probe| probe.deadline <= now) {
+            let probe = self.probes.swap_remove(late);
+            self.consider(&probe.to, Verdict::Late);
+        }
+    }
+
+    /// When the oldest question is given up.
+    pub(crate) fn next_late(&self) -> Option<Instant> {
+        self.probes.iter().map(|probe| probe.deadline).min()
+    }
+
+    /// The settling time is over.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// The registration on its way came to nothing. The next choice is taken at once (`S9`): there is no new settling while
+    /// offers are left.
+    pub(crate) fn registration_failed(&mut self, verdict: Verdict, alternatives: &[Alternative]) {
+        let registering = self
+            .registering
+            .take()
+            .expect("a registration was on its way");
+        self.consider(&registering.address, verdict);
+        self.enqueue_alternatives(alternatives, 0);
+        self.settled = !self.offers.is_empty();
+    }
+
+    /// The registration on its way was accepted: the search is over.
+    pub(crate) fn accepted(mut self, by: NodeId, depth: u32) -> Choice {
+        let registering = self
+            .registering
+            .take()
+            .expect("a registration was on its way");
+        let considered = self.consider(&registering.address, Verdict::Accepted);
+        considered.id = Some(by);
+        considered.depth = Some(depth);
+        self.choice
+    }
+
+    /// The registration on its way, if any.
+    pub(crate) fn registering(&self) -> Option<&Registering> {
+        self.registering.as_ref()
+    }
+
+    /// How the search has gone so far.
+    pub(crate) fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// Adds the alternatives of an answer, refusal or kick (`B2`). `depth_min` is the least depth of the downstreams.
+    fn enqueue_alternatives(&mut self, alternatives: &[Alternative], depth_min: u32) {
+        for Alternative { peer, place } in alternatives.iter().take(ALTERNATIVES_MAX) {
+            let (source, depth_min) = match place {
+                Place::Voter => (Source::Voter, 0),
+                Place::Free { levels } => (Source::Free, depth_min.saturating_add(*levels)),
+                Place::Full => (Source::Full, depth_min),
+            };
+            self.enqueue(peer.address.clone(), Some(peer.id), source, Some(depth_min));
+        }
+    }
+
+    /// Adds a server to ask, unless it is this node, or known in this round already.
+    fn enqueue(
+        &mut self,
+        address: Address,
+        id: Option<NodeId>,
+        source: Source,
+        depth_min: Option<u32>,
+    ) {
+        let same = |other: &Address, other_id: Option<NodeId>| {
+            *other == address || (id.is_some() && other_id == id)
+        };
+        let known = self
+            .choice
+            .considered
+            .iter()
+            .any(|known| same(&known.address, known.id))
+            || self
+                .queue
+                .iter()
+                .any(|known| same(&known.address, known.id))
+            || same(&self.me.address, Some(self.me.id));
+        if known || self.queue.len() >= QUEUE_MAX {
+            return;
+        }
+        let place = self.queue.partition_point(|other| other.source <= source);
+        self.queue.insert(
+            place,
+            Target {
+                address,
+                id,
+                source,
+                depth_min,
+            },
+        );
+    }
+
+    /// The next server that is worth a question: one that could rank better than the best offer.
+    fn take_target(&mut self) -> Option<Target> {
+        let best = self.offers.iter().map(|offer| offer.rank).min();
+        let enough = self.choice.considered.len() >= ROUND_QUESTIONS_MAX;
+        let worth = |target: &Target| match (target.depth_min, best) {
+            _ if enough => target.source == Source::Configured,
+            (None, _) | (_, None) => true,
+            (Some(depth), Some(best)) => best.could_be_beaten_at(depth),
+        };
+        let next = self.queue.iter().position(worth)?;
+        Some(self.queue.remove(next))
+    }
+
+    fn take_best_offer(&mut self) -> Option<Address> {
+        let best = (0..self.offers.len()).min_by_key(|&offer| self.offers[offer].rank)?;
+        Some(self.offers.swap_remove(best).address)
+    }
+
+    fn take_probe(&mut self, address: &Address) -> Option<Probe> {
+        let probe = self.probes.iter().position(|probe| probe.to == *address)?;
+        Some(self.probes.swap_remove(probe))
+    }
+
+    /// Notes what became of a server.
+    fn consider(&mut self, address: &Address, verdict: Verdict) -> &mut Considered {
+        let considered = &mut self.choice.considered;
+        let index = considered
+            .iter()
+            .position(|known| known.address == *address)
+            .unwrap_or_else(|| {
+                considered.push(Considered {
+                    address: address.clone(),
+                    id: None,
+                    depth: None,
+                    verdict,
+                });
+                considered.len() - 1
+            });
+        considered[index].verdict = verdict;
+        &mut considered[index]
+    }
+}
+
+/// What an answer is worth to the listener `me` whose detached upstream, if it has one, is `current` (`S8`, `B1`).
+pub(crate) fn judge(me: NodeId, current: Option<NodeId>, answer: &Answer) -> Verdict {
+    if answer.path.contains(me) {
+        Verdict::Loop
+    } else if answer.role == Role::Leader {
+        Verdict::Leader
+    } else if !answer.attached {
+        Verdict::Detached
+    } else if answer.path.is_full() {
+        Verdict::TooDeep
+    } else if answer.registered >= answer.capacity {
+        Verdict::Full
+    } else if current == Some(answer.id()) {
+        Verdict::Current
+    } else {
+        Verdict::Eligible
+    }
+}

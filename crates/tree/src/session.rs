@@ -1,0 +1,73 @@
+//! The session a listener is fed on, as the listener knows it.
+
+use crate::ids::{LinkId, LogPosition, NodeId, Peer};
+use crate::message::{Accept, Heartbeat};
+use crate::path::Path;
+use crate::time::Instant;
+use alloc::vec::Vec;
+
+/// Who feeds a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Who it is.
+    pub peer: Peer,
+    /// On which connection.
+    pub link: LinkId,
+    /// Since when.
+    pub since: Instant,
+    /// When it was last heard.
+    pub heard: Instant,
+    /// Up to where it knows the log committed.
+    pub committed: LogPosition,
+}
+
+/// A session with an upstream that has accepted us, and what the upstream says about itself.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) upstream: Upstream,
+    /// The upstream's path, the upstream last.
+    pub(crate) path: Path,
+    /// Whether the upstream is attached.
+    pub(crate) attached: bool,
+    /// Whether the upstream says it is stale.
+    pub(crate) stale: bool,
+    /// Who leads, says the upstream.
+    pub(crate) leader: Option<NodeId>,
+    /// The upstream and what is above it, nearest first, as far as their addresses are known (`B5`).
+    pub(crate) ancestors: Vec<Peer>,
+}
+
+impl Session {
+    /// The session that begins with this acceptance.
+    pub(crate) fn new(now: Instant, peer: Peer, link: LinkId, accept: &Accept) -> Session {
+        let mut ancestors = Vec::with_capacity(1 + accept.ancestors.len());
+        ancestors.push(peer.clone());
+        ancestors.extend_from_slice(&accept.ancestors);
+        Session {
+            upstream: Upstream {
+                peer,
+                link,
+                since: now,
+                heard: now,
+                committed: accept.heartbeat.committed,
+            },
+            path: accept.heartbeat.path.clone(),
+            attached: accept.heartbeat.attached,
+            stale: accept.heartbeat.stale,
+            leader: accept.heartbeat.leader,
+            ancestors,
+        }
+    }
+
+    /// Takes in what the upstream says. Returns whether its path or attachment changed (`B1`).
+    pub(crate) fn update(&mut self, now: Instant, heartbeat: Heartbeat) -> bool {
+        self.upstream.heard = now;
+        self.upstream.committed = heartbeat.committed;
+        self.stale = heartbeat.stale;
+        self.leader = heartbeat.leader;
+        let changed = self.attached != heartbeat.attached || self.path != heartbeat.path;
+        self.attached = heartbeat.attached;
+        self.path = heartbeat.path;
+        changed
+    }
+}

@@ -2,7 +2,33 @@
 
 use crate::LogId;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// A disk that refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {action} {}: {message}", .path.display())]
+pub struct DiskError {
+    /// What was tried.
+    pub action: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// The sort of error.
+    pub kind: io::ErrorKind,
+    /// What the system said.
+    pub message: String,
+}
+
+impl DiskError {
+    /// For `map_err`: says what was tried on which file.
+    pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+        move |error| DiskError {
+            action,
+            path: path.to_owned(),
+            kind: error.kind(),
+            message: error.to_string(),
+        }
+    }
+}
 
 /// A file of the log that is not what was written to it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,15 +48,8 @@ pub struct Damage {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The disk refused.
-    #[error("cannot {action} {}: {source}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// Something that was durable is lost. Other members still have it, so this node must get it from them anew.
     #[error(
         "{0}; this entry or state was durable and may have been acknowledged: check the disk, then wipe this node's data directory and let it join again, or restore it from a backup"
@@ -118,11 +137,6 @@ pub enum ReadError {
     #[error(transparent)]
     Damaged(#[from] Damage),
     /// The disk refused.
-    #[error("cannot read {}: {message}", .file.display())]
-    Io {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        message: String,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }

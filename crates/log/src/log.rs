@@ -1,11 +1,19 @@
-//! The log as its user sees it.
-#![allow(unused_variables, dead_code, clippy::unimplemented)]
+//! The log as its user sees it: what is in it now, and the queue of what is to become durable.
+//!
+//! Every change takes effect in memory at once and joins the queue. One short mutex guards both; it is never held while a disk works.
 
+use crate::cache::{Cache, Slot};
 use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::flush::{Batch, FlushDone, FlushJob, Flushed, InFlight};
+use crate::recovery::{Recovery, recover};
+use crate::segment::{Cursor, ReadFailure, SegmentMap};
+use crate::state_file::SmallState;
+use crate::writer::{Op, Writer};
 use crate::{Base, Chain, Frame, LogId, OpenError, Poisoned, ReadError, WriteError};
 use bytes::Bytes;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Sizes. The defaults suit a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +52,8 @@ pub struct Recovered {
 }
 
 /// Position in the queue of changes. All changes up to a ticket that [`Log::flushed`] returned are durable.
+///
+/// A call that changes nothing returns the latest ticket, which may be durable already: compare with [`Log::durable_ticket`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ticket(pub u64);
 
@@ -67,156 +77,551 @@ pub struct LogStats {
 }
 
 /// The log of one node. Clones are the same log.
+///
+/// Invariants:
+/// - `contiguous`: entries have consecutive indexes from the base on, and terms never go back.
+/// - `chain`: the chain value of an entry is the one before it mixed with the entry, in memory, on disk and in every header.
+/// - `durable-before-acknowledged`: a ticket or durable index is told only after the sync that covers it.
+/// - `prefix`: after a crash the log is the result of a prefix of the queued changes, with all that were told durable.
+/// - `unflushed-kept`: an entry that is not durable is in the cache.
+/// - `one-flush`: at most one flush is in flight, and it owns the writer.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<()>,
+    shared: Arc<Shared>,
 }
 
-/// All that waited, to be written and synced by [`FlushJob::run`] wherever blocking is allowed.
-#[must_use = "the log waits until the job has run and its outcome went to `Log::flushed`"]
-pub struct FlushJob(());
+/// What all handles of one log share.
+pub(crate) struct Shared {
+    dir: PathBuf,
+    options: Options,
+    state: Mutex<State>,
+}
 
-/// The outcome of a [`FlushJob`], for [`Log::flushed`].
-#[must_use = "the log waits until `Log::flushed` is told"]
-pub struct FlushDone(());
-
-impl FlushJob {
-    /// Writes, with one fdatasync unless a file ends. Blocks.
-    pub fn run(self) -> FlushDone {
-        unimplemented!()
-    }
-
-    /// Bytes of entries that it will write.
-    pub fn bytes(&self) -> u64 {
-        unimplemented!()
-    }
+/// The log as it is now, and what waits to be written.
+struct State {
+    /// What precedes the first entry that can be read.
+    base: Base,
+    last: Option<LogId>,
+    last_chain: Chain,
+    small: SmallState,
+    cache: Cache,
+    /// What is on disk. Read only below the cache's first index: beyond, waiting cuts may have made it stale.
+    segments: SegmentMap,
+    /// The last index that is durable and not cut since.
+    durable: Option<u64>,
+    waiting: Batch,
+    /// An emptied batch, kept for its memory.
+    spare: Batch,
+    /// At home while no flush is in flight.
+    writer: Option<Writer>,
+    in_flight_bytes: u64,
+    queued: Ticket,
+    flushed: Ticket,
+    last_cut: Ticket,
+    poisoned: Option<Poisoned>,
+    stats: LogStats,
 }
 
 impl Log {
     /// Opens the log in `dir`, creating it if there is none. Reads and verifies all of it. Blocks.
+    ///
+    /// Nothing here keeps a second process away: take a [`crate::DirLock`] first.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: Options,
     ) -> Result<(Log, Recovered), OpenError> {
-        unimplemented!()
+        let Recovery {
+            base,
+            last,
+            last_chain,
+            state: small,
+            torn_bytes,
+            cache,
+            segments,
+            writer,
+        } = recover(disk, dir, options)?;
+        let state = State {
+            base,
+            last,
+            last_chain,
+            small,
+            cache,
+            segments,
+            durable: last.map(|id| id.index),
+            waiting: Batch::default(),
+            spare: Batch::default(),
+            writer: Some(writer),
+            in_flight_bytes: 0,
+            queued: Ticket(0),
+            flushed: Ticket(0),
+            last_cut: Ticket(0),
+            poisoned: None,
+            stats: LogStats::default(),
+        };
+        let recovered = Recovered {
+            base,
+            last,
+            last_chain,
+            purged: state.purged(),
+            hard_state: state.small.hard_state.clone(),
+            torn_bytes,
+        };
+        let shared = Shared {
+            dir: dir.to_owned(),
+            options,
+            state: Mutex::new(state),
+        };
+        Ok((
+            Log {
+                shared: Arc::new(shared),
+            },
+            recovered,
+        ))
     }
 
     /// Checks that the log reaches `index`, to which other durable state of this node (the state machine) has come.
+    ///
+    /// The log itself cannot notice that its very last entries were damaged, if nothing was ever written after them.
     pub fn require_at_least(&self, index: u64) -> Result<(), OpenError> {
-        unimplemented!()
+        let last = self.last_id();
+        if last.is_some_and(|id| id.index >= index) {
+            return Ok(());
+        }
+        Err(OpenError::Missing {
+            dir: self.shared.dir.clone(),
+            last,
+            required: index,
+        })
     }
 
     /// Queues entries. They can be read at once; they are durable when [`Log::flushed`] has returned the ticket or a later one.
     ///
     /// Either all are taken or, with an error, none.
     pub fn append(&self, frames: &[Frame]) -> Result<Ticket, WriteError> {
-        unimplemented!()
+        let mut state = self.shared.lock();
+        state.check_writable()?;
+        state.check_follows(frames)?;
+        for frame in frames {
+            let chain = state.last_chain.next(frame);
+            let slot = Slot {
+                frame: frame.clone(),
+                chain,
+            };
+            state.cache.push(slot.clone());
+            state.waiting.append(slot);
+            state.last = Some(frame.id());
+            state.last_chain = chain;
+        }
+        if frames.is_empty() {
+            return Ok(state.queued);
+        }
+        Ok(state.next_ticket())
     }
 
     /// Queues dropping all entries after `keep` (`None`: all of them), which a new leader does not have. No effect beyond the last.
     ///
     /// Blocks on a read if `keep` is older than the cache, which only a cut of more than [`Options::cache_bytes`] is.
     pub fn truncate_after(&self, keep: Option<u64>) -> Result<Ticket, WriteError> {
-        unimplemented!()
+        loop {
+            let mut state = self.shared.lock();
+            state.check_writable()?;
+            if keep >= state.last.map(|id| id.index) {
+                return Ok(state.queued);
+            }
+            if keep < state.purged().map(|id| id.index) {
+                let at = keep.map_or("the beginning".to_string(), |index| {
+                    format!("entry {index}")
+                });
+                return Err(state.out_of_range("cut after", at));
+            }
+            if let Some(base) = state.base_after(keep) {
+                return Ok(state.cut(base, false));
+            }
+            let cuts = state.last_cut;
+            drop(state);
+            // Older than the cache: read it, and look again whether it still stands.
+            let keep = keep.expect("the beginning is a base");
+            let Some(slot) = self.older_slot(keep)? else {
+                continue;
+            };
+            let mut state = self.shared.lock();
+            if state.last_cut == cuts && state.base.next_index() <= keep {
+                state.check_writable()?;
+                return Ok(state.cut(
+                    Base {
+                        last: Some(slot.frame.id()),
+                        chain: slot.chain,
+                    },
+                    false,
+                ));
+            }
+        }
     }
 
     /// Queues replacing the hard state, a small blob (Raft's vote and the like). Written atomically.
     pub fn save_hard_state(&self, bytes: Bytes) -> Result<Ticket, WriteError> {
-        unimplemented!()
+        let mut state = self.shared.lock();
+        state.check_writable()?;
+        state.small.hard_state = Some(bytes);
+        Ok(state.save())
     }
 
     /// Queues dropping everything and starting anew after `base`, because a snapshot was installed. After a crash there is either the
     /// old log or the empty new one.
     pub fn reset(&self, base: Base) -> Result<Ticket, WriteError> {
-        unimplemented!()
+        let mut state = self.shared.lock();
+        state.check_writable()?;
+        if state.small.purged.take().is_some() {
+            // Before the cut, so that no crash leaves the old log's purge with the new log.
+            state.save();
+        }
+        Ok(state.cut(base, true))
     }
 
     /// Notes that Raft no longer needs entries up to and including `upto`. Nothing is deleted: see [`Log::release`].
     pub fn purge(&self, upto: LogId) -> Result<Ticket, WriteError> {
-        unimplemented!()
+        let mut state = self.shared.lock();
+        state.check_writable()?;
+        if state.last.is_none_or(|last| last.index < upto.index) {
+            return Err(state.out_of_range("purge", format!("entry {}", upto.index)));
+        }
+        if state
+            .purged()
+            .is_some_and(|purged| purged.index >= upto.index)
+        {
+            return Ok(state.queued);
+        }
+        state.small.purged = Some(upto);
+        Ok(state.save())
     }
 
     /// Queues deleting the segments that hold only indexes up to and including `upto`; reading these is [`ReadError::Gone`] from now
-    /// on. Deletes what it can: call it again as the log grows.
+    /// on, and Raft's purge point moves along if it was lower.
+    ///
+    /// Deletes what it can: never the newest segment, and nothing while a cut waits. Call it again as the log grows.
     pub fn release(&self, upto: u64) -> Result<Ticket, WriteError> {
-        unimplemented!()
+        let mut state = self.shared.lock();
+        state.check_writable()?;
+        let Some(durable) = state.durable.filter(|_| state.last_cut <= state.flushed) else {
+            return Ok(state.queued);
+        };
+        match state.segments.base_at_or_below(upto.min(durable) + 1) {
+            Some(base) if base.next_index() > state.base.next_index() => {
+                let first = base.next_index();
+                state.base = base;
+                state.segments.forget_before(first);
+                state.cache.forget_before(first);
+                state.waiting.ops.push(Op::Release { first });
+                Ok(state.next_ticket())
+            }
+            _ => Ok(state.queued),
+        }
     }
 
     /// All that waits, as a job; `None` if nothing waits, if a job is under way (its end lets the next begin: group commit), or if the
     /// log is poisoned.
     pub fn next_flush(&self) -> Option<FlushJob> {
-        unimplemented!()
+        let mut state = self.shared.lock();
+        if state.poisoned.is_some() || state.waiting.ops.is_empty() {
+            return None;
+        }
+        let writer = state.writer.take()?;
+        let spare = std::mem::take(&mut state.spare);
+        let batch = std::mem::replace(&mut state.waiting, spare);
+        state.in_flight_bytes = batch.bytes;
+        let in_flight = InFlight::new(self.shared.clone());
+        Some(FlushJob {
+            writer,
+            batch,
+            ticket: state.queued,
+            in_flight,
+        })
     }
 
     /// Takes the outcome of a job. Everything up to the ticket is durable. Ask [`Log::next_flush`] again afterwards.
+    ///
+    /// After an I/O error the log is poisoned: what is on disk is unknown until it is opened again.
+    ///
+    /// # Panics
+    ///
+    /// If the job is of another log.
     pub fn flushed(&self, done: FlushDone) -> Result<Ticket, Poisoned> {
-        unimplemented!()
+        assert!(
+            done.in_flight.is_of(&self.shared),
+            "the outcome of a flush must go to the log that made it"
+        );
+        let outcome = match done.outcome {
+            Ok(flushed) => Ok(self
+                .shared
+                .lock()
+                .landed(flushed, self.shared.options.cache_bytes)),
+            Err(poisoned) => Err(self.shared.poison(poisoned)),
+        };
+        done.in_flight.landed();
+        outcome
     }
 
     /// The last entry appended, durable or not; the base's if there is none after it.
     pub fn last_id(&self) -> Option<LogId> {
-        unimplemented!()
+        self.shared.lock().last
     }
 
     /// The chain value at [`Log::last_id`].
     pub fn last_chain(&self) -> Chain {
-        unimplemented!()
+        self.shared.lock().last_chain
     }
 
     /// The last index that is durable, or the base's; `None` when the log is empty from its beginning.
     pub fn durable_index(&self) -> Option<u64> {
-        unimplemented!()
+        self.shared.lock().durable
     }
 
     /// The ticket of the latest change that is durable.
     pub fn durable_ticket(&self) -> Ticket {
-        unimplemented!()
+        self.shared.lock().flushed
     }
 
     /// The first index that can be read (one past the last if there is no entry).
     pub fn first_index(&self) -> u64 {
-        unimplemented!()
+        self.shared.lock().base.next_index()
     }
 
     /// The last entry that Raft no longer needs, or that is gone.
     pub fn purged(&self) -> Option<LogId> {
-        unimplemented!()
+        self.shared.lock().purged()
     }
 
     /// The hard state last saved, durable or not.
     pub fn hard_state(&self) -> Option<Bytes> {
-        unimplemented!()
+        self.shared.lock().small.hard_state.clone()
     }
 
     /// The I/O error after which the log takes no more writes, if there was one.
     pub fn poisoned(&self) -> Option<Poisoned> {
-        unimplemented!()
+        self.shared.lock().poisoned.clone()
     }
 
     /// Entries from `from` on, up to and including `to`, about `max_bytes` of them but at least one if there is any; perhaps fewer
     /// than asked for: go on after the last. Served from the cache if `from` is in it, else by a blocking read.
     pub fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
-        unimplemented!()
+        let (cursor, to) = {
+            let state = self.shared.lock();
+            let Some(last) = state.last.filter(|last| from <= to && from <= last.index) else {
+                return Ok(Vec::new());
+            };
+            let to = to.min(last.index);
+            if from >= state.cache.first() {
+                return Ok(state.cache.read(from, to, max_bytes));
+            }
+            let (cursor, segment_last) = state.cursor(from)?;
+            (cursor, to.min(segment_last).min(state.cache.first() - 1))
+        };
+        Ok(read_older(&cursor, to, max_bytes)?
+            .into_iter()
+            .map(|slot| slot.frame)
+            .collect())
     }
 
-    /// Whether [`Log::read`] and its kin would find `index` without touching the disk.
+    /// Whether [`Log::read`] and its kin find `index` without touching the disk.
     pub fn is_cached(&self, index: u64) -> bool {
-        unimplemented!()
+        self.shared.lock().cache.get(index).is_some()
     }
 
-    /// Term and index of the entry at `index`; `None` beyond the end. Known for the base, too.
+    /// Term and index of the entry at `index`; `None` beyond the end. Known for the base, too. Blocks as [`Log::read`] does.
     pub fn id_at(&self, index: u64) -> Result<Option<LogId>, ReadError> {
-        unimplemented!()
+        Ok(self.base_at(index)?.and_then(|base| base.last))
     }
 
-    /// The chain value at `index`; `None` beyond the end. Known for the base, too.
+    /// The chain value at `index`; `None` beyond the end. Known for the base, too. Blocks as [`Log::read`] does.
     pub fn chain_at(&self, index: u64) -> Result<Option<Chain>, ReadError> {
-        unimplemented!()
+        Ok(self.base_at(index)?.map(|base| base.chain))
     }
 
     /// Counters.
     pub fn stats(&self) -> LogStats {
-        unimplemented!()
+        let state = self.shared.lock();
+        LogStats {
+            waiting_bytes: state.waiting.bytes + state.in_flight_bytes,
+            cache_bytes: state.cache.bytes() as u64,
+            segments: state.segments.len() as u64,
+            disk_bytes: state.segments.file_bytes(),
+            ..state.stats
+        }
     }
+
+    /// Id and chain value at `index`, if the log reaches so far.
+    fn base_at(&self, index: u64) -> Result<Option<Base>, ReadError> {
+        {
+            let state = self.shared.lock();
+            if state.last.is_none_or(|last| last.index < index) {
+                return Ok(None);
+            }
+            if let Some(base) = state.base_after(Some(index)) {
+                return Ok(Some(base));
+            }
+        }
+        Ok(self.older_slot(index)?.map(|slot| Base {
+            last: Some(slot.frame.id()),
+            chain: slot.chain,
+        }))
+    }
+
+    /// The entry at `index`, which is older than the cache, from disk; `None` if the log was cut below it meanwhile.
+    fn older_slot(&self, index: u64) -> Result<Option<Slot>, ReadError> {
+        let cursor = {
+            let state = self.shared.lock();
+            if let Some(slot) = state.cache.get(index) {
+                return Ok(Some(slot.clone()));
+            }
+            if index >= state.cache.first() {
+                return Ok(None);
+            }
+            state.cursor(index)?.0
+        };
+        Ok(read_older(&cursor, index, 1)?.pop())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("a thread panicked while it changed the log: its state is unknown")
+    }
+
+    /// Refuses writes from now on. The first reason stays; returns it.
+    pub(crate) fn poison(&self, why: Poisoned) -> Poisoned {
+        self.lock().poisoned.get_or_insert(why).clone()
+    }
+}
+
+impl State {
+    fn check_writable(&self) -> Result<(), Poisoned> {
+        match &self.poisoned {
+            Some(poisoned) => Err(poisoned.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_follows(&self, frames: &[Frame]) -> Result<(), WriteError> {
+        let mut last = self.last;
+        for frame in frames {
+            let got = frame.id();
+            let expected = last.map_or(0, |id| id.index + 1);
+            if got.index != expected {
+                return Err(WriteError::NotContiguous { expected, got });
+            }
+            match last {
+                Some(last) if last.term > got.term => {
+                    return Err(WriteError::TermWentBack { last, got });
+                }
+                _ => last = Some(got),
+            }
+        }
+        Ok(())
+    }
+
+    fn purged(&self) -> Option<LogId> {
+        // What was purged may since have been released; then the base is ahead.
+        self.small
+            .purged
+            .filter(|purged| purged.index >= self.base.next_index())
+            .or(self.base.last)
+    }
+
+    /// Id and chain value of entry `keep`, if known without reading; `None` for `keep` is the beginning of the log.
+    fn base_after(&self, keep: Option<u64>) -> Option<Base> {
+        if keep == self.base.last.map(|id| id.index) {
+            return Some(self.base);
+        }
+        let slot = self.cache.get(keep?)?;
+        Some(Base {
+            last: Some(slot.frame.id()),
+            chain: slot.chain,
+        })
+    }
+
+    /// Where to read an entry older than the cache, and the last index in the same file.
+    fn cursor(&self, index: u64) -> Result<(Cursor, u64), ReadError> {
+        let first = self.base.next_index();
+        if index < first {
+            return Err(ReadError::Gone { first });
+        }
+        Ok(self
+            .segments
+            .find(index)
+            .expect("an entry that is not cached is in a segment"))
+    }
+
+    fn cut(&mut self, base: Base, reset: bool) -> Ticket {
+        if reset {
+            self.base = base;
+            self.cache.reset(base.next_index());
+        } else {
+            self.cache.cut(base.next_index());
+        }
+        self.last = base.last;
+        self.last_chain = base.chain;
+        self.durable = self.durable.min(base.last.map(|id| id.index));
+        self.waiting.ops.push(Op::Cut { base, reset });
+        self.last_cut = self.next_ticket();
+        self.last_cut
+    }
+
+    fn save(&mut self) -> Ticket {
+        self.waiting.save(self.small.clone());
+        self.next_ticket()
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.queued.0 += 1;
+        self.queued
+    }
+
+    /// A flush succeeded.
+    fn landed(&mut self, flushed: Flushed, cache_bytes: usize) -> Ticket {
+        let Flushed {
+            writer,
+            mut batch,
+            ticket,
+            changes,
+            written_bytes,
+        } = flushed;
+        for change in changes {
+            self.segments.apply(change);
+        }
+        let cuts = self.waiting.ops.iter().filter_map(|op| match op {
+            Op::Cut { base, .. } => Some(base.last.map(|id| id.index)),
+            _ => None,
+        });
+        self.durable = cuts.fold(writer.last().map(|id| id.index), Ord::min);
+        self.flushed = ticket;
+        self.stats.flushes += 1;
+        self.stats.flushed_bytes += written_bytes;
+        self.stats.flushed_entries += batch.slots.len() as u64;
+        self.in_flight_bytes = 0;
+        batch.clear();
+        self.spare = batch;
+        self.writer = Some(writer);
+        self.cache
+            .evict(self.durable.map_or(0, |index| index + 1), cache_bytes);
+        ticket
+    }
+
+    fn out_of_range(&self, action: &'static str, at: String) -> WriteError {
+        WriteError::OutOfRange {
+            action,
+            at,
+            first: self.base.next_index(),
+            last: self.last,
+        }
+    }
+}
+
+fn read_older(cursor: &Cursor, to: u64, max_bytes: usize) -> Result<Vec<Slot>, ReadError> {
+    cursor.read(to, max_bytes).map_err(|failure| match failure {
+        ReadFailure::Damaged(damage) => ReadError::Damaged(damage),
+        ReadFailure::Io(error) => ReadError::Disk(DiskError::at("read", &cursor.path)(error)),
+    })
 }

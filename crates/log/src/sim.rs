@@ -1,14 +1,70 @@
-//! A disk in memory that forgets and refuses like a real one.
-#![allow(unused_variables, clippy::unimplemented)]
+//! A disk in memory that forgets and refuses like a real one, for tests and for the simulator.
+//!
+//! What it models, deliberately harsher than most file systems:
+//!
+//! - Until a file is synced, each of its 512-byte sectors may after a crash have the content of any moment since the last sync,
+//!   independently of all others; so may its length.
+//! - Until a directory is synced, each name in it may after a crash mean what it meant at any moment since the last sync,
+//!   independently of all others.
+//! - A failed write may have done a part of its work. After a failed sync nothing is known.
+//! - Space can run out.
+//!
+//! What it does not model: damage to what was synced (tests do that by [`SimDisk::edit`]), and a device that lies about a sync.
 
 use crate::disk::{Disk, DiskFile};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What is written or lost as one piece.
+const SECTOR_BYTES: usize = 512;
 
 /// An in-memory [`Disk`]. Clones are the same disk.
 #[derive(Clone, Default)]
-pub struct SimDisk {}
+pub struct SimDisk {
+    shared: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    names: BTreeMap<PathBuf, Name>,
+    files: BTreeMap<u64, Content>,
+    next_file: u64,
+    /// How often the power failed. Handles of earlier times are dead.
+    crashes: u64,
+    operations: u64,
+    faults: Faults,
+    capacity_bytes: Option<u64>,
+    trace: Option<Vec<String>>,
+}
+
+/// What a name means, and what it meant since the directory was last synced, oldest first.
+#[derive(Clone, Default)]
+struct Name {
+    file: Option<u64>,
+    before: Vec<Option<u64>>,
+}
+
+/// Countdowns to failure: so many more will succeed.
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    writes: Option<u64>,
+    syncs: Option<u64>,
+    all: Option<u64>,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    /// What was written; reads as zero from its end to `len`.
+    bytes: Vec<u8>,
+    len: u64,
+    /// What sectors had in them since the last sync, oldest first; no entry for an untouched sector.
+    sectors_before: BTreeMap<usize, Vec<Vec<u8>>>,
+    lens_before: Vec<u64>,
+    /// Open handles, which keep a file whose name is gone.
+    handles: usize,
+}
 
 impl SimDisk {
     /// An empty disk without limits or faults.
@@ -19,50 +75,491 @@ impl SimDisk {
     /// The power fails and comes back: of what was not synced, an arbitrary part chosen by `seed` is lost or torn. Open handles of
     /// before the crash fail from now on; faults that were set are cleared.
     pub fn crash(&self, seed: u64) {
-        unimplemented!()
+        let mut state = self.lock();
+        let mut chance = Chance(seed);
+        for name in state.names.values_mut() {
+            let before = std::mem::take(&mut name.before);
+            name.file = chance.version(before, name.file);
+        }
+        state.names.retain(|_, name| name.file.is_some());
+        for content in state.files.values_mut() {
+            content.handles = 0;
+        }
+        state.drop_unreachable();
+        for content in state.files.values_mut() {
+            content.crash(&mut chance);
+        }
+        state.crashes += 1;
+        state.faults = Faults::default();
+        state.note(|| format!("crash {seed}"));
     }
 
     /// The `n`-th write from now (0 = the next), and each one after it, fails half done.
     pub fn fail_writes_after(&self, n: u64) {
-        unimplemented!()
+        self.lock().faults.writes = Some(n);
     }
 
-    /// The `n`-th sync from now (0 = the next), and each one after it, fails.
+    /// The `n`-th sync from now (0 = the next), of a file or a directory, and each one after it, fails.
     pub fn fail_syncs_after(&self, n: u64) {
-        unimplemented!()
+        self.lock().faults.syncs = Some(n);
     }
 
     /// The `n`-th modifying operation of any sort from now, and each one after it, fails without effect.
     pub fn fail_all_after(&self, n: u64) {
-        unimplemented!()
+        self.lock().faults.all = Some(n);
+    }
+
+    /// No more failures.
+    pub fn heal(&self) {
+        self.lock().faults = Faults::default();
     }
 
     /// Space for all files together; beyond it writes fail as a full disk does. `None` = no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        unimplemented!()
+        self.lock().capacity_bytes = bytes;
+    }
+
+    /// The length of all files together.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().files.values().map(|content| content.len).sum()
+    }
+
+    /// How many modifying operations were tried so far.
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// A disk of its own with the same contents, unsynced parts and faults.
+    pub fn fork(&self) -> SimDisk {
+        SimDisk {
+            shared: Arc::new(Mutex::new(self.lock().clone())),
+        }
+    }
+
+    /// Changes what a file holds behind everybody's back, durably, as bad media or a careless hand would. The bytes end where the last
+    /// write ended; what is reserved behind them reads as zero.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file.
+    pub fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let content = state.content_of(path).expect("edit an existing file");
+        change(&mut content.bytes);
+        content.len = content.len.max(content.bytes.len() as u64);
+        content.sync();
+    }
+
+    /// Makes what a file holds end at `len`, durably.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file.
+    pub fn cut_off(&self, path: &Path, len: u64) {
+        let mut state = self.lock();
+        let content = state.content_of(path).expect("cut off an existing file");
+        content.set_len(len);
+        content.sync();
+    }
+
+    /// What was written to a file.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such file.
+    pub fn contents(&self, path: &Path) -> Vec<u8> {
+        self.lock()
+            .content_of(path)
+            .expect("look at an existing file")
+            .bytes
+            .clone()
+    }
+
+    /// From now on notes every modifying operation as a line of text.
+    pub fn start_trace(&self) {
+        self.lock().trace = Some(Vec::new());
+    }
+
+    /// The lines noted since the last call.
+    pub fn take_trace(&self) -> Vec<String> {
+        self.lock()
+            .trace
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .lock()
+            .expect("a thread panicked while it used the disk")
+    }
+
+    fn handle(&self, state: &mut State, path: &Path, file: u64) -> Arc<dyn DiskFile> {
+        state
+            .files
+            .get_mut(&file)
+            .expect("a name means an existing file")
+            .handles += 1;
+        Arc::new(SimFile {
+            disk: self.clone(),
+            path: path.to_owned(),
+            file,
+            crashes: state.crashes,
+        })
     }
 }
 
 impl Disk for SimDisk {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        unimplemented!()
+    fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
     }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        unimplemented!()
+        let state = self.lock();
+        let names = state
+            .names
+            .iter()
+            .filter(|(path, name)| name.file.is_some() && path.parent() == Some(dir));
+        Ok(names
+            .filter_map(|(path, _)| Some(path.file_name()?.to_str()?.to_string()))
+            .collect())
     }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        unimplemented!()
+        let mut state = self.lock();
+        state.begin_operation(|| format!("create {}", short(path)))?;
+        let file = state.next_file;
+        state.next_file += 1;
+        state.files.insert(file, Content::default());
+        state.point(path, Some(file));
+        Ok(self.handle(&mut state, path, file))
     }
+
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        unimplemented!()
+        let mut state = self.lock();
+        let file = state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.handle(&mut state, path, file))
     }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        unimplemented!()
+        let mut state = self.lock();
+        state.begin_operation(|| format!("rename {} to {}", short(from), short(to)))?;
+        let file = state.file_at(from).ok_or(io::ErrorKind::NotFound)?;
+        state.point(to, Some(file));
+        state.point(from, None);
+        Ok(())
     }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
-        unimplemented!()
+        let mut state = self.lock();
+        state.begin_operation(|| format!("remove {}", short(path)))?;
+        state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
+        state.point(path, None);
+        Ok(())
     }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        unimplemented!()
+        let mut state = self.lock();
+        state.begin_operation(|| "sync directory".to_string())?;
+        count_down(&mut state.faults.syncs)?;
+        for (_, name) in state
+            .names
+            .iter_mut()
+            .filter(|(path, _)| path.parent() == Some(dir))
+        {
+            name.before.clear();
+        }
+        state
+            .names
+            .retain(|_, name| name.file.is_some() || !name.before.is_empty());
+        state.drop_unreachable();
+        Ok(())
+    }
+}
+
+impl State {
+    fn file_at(&self, path: &Path) -> Option<u64> {
+        self.names.get(path)?.file
+    }
+
+    fn content_of(&mut self, path: &Path) -> Option<&mut Content> {
+        let file = self.file_at(path)?;
+        self.files.get_mut(&file)
+    }
+
+    fn point(&mut self, path: &Path, file: Option<u64>) {
+        let name = self.names.entry(path.to_owned()).or_default();
+        name.before.push(name.file);
+        name.file = file;
+    }
+
+    /// Frees the files that no name means, or may mean after a crash, and that nobody has open.
+    fn drop_unreachable(&mut self) {
+        let meanings = |name: &Name| {
+            name.before
+                .iter()
+                .copied()
+                .chain([name.file])
+                .flatten()
+                .collect::<Vec<u64>>()
+        };
+        let reachable: BTreeSet<u64> = self.names.values().flat_map(meanings).collect();
+        self.files
+            .retain(|file, content| content.handles > 0 || reachable.contains(file));
+    }
+
+    /// Notes a modifying operation and fails it if it is time.
+    fn begin_operation(&mut self, describe: impl FnOnce() -> String) -> io::Result<()> {
+        self.operations += 1;
+        count_down(&mut self.faults.all)?;
+        self.note(describe);
+        Ok(())
+    }
+
+    fn note(&mut self, describe: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(describe());
+        }
+    }
+
+    fn check_space(&self, file: u64, len: u64) -> io::Result<()> {
+        let others: u64 = self
+            .files
+            .iter()
+            .filter(|(other, _)| **other != file)
+            .map(|(_, c)| c.len)
+            .sum();
+        match self.capacity_bytes {
+            Some(capacity) if others + len > capacity => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Content {
+    fn write(&mut self, buf: &[u8], offset: usize) {
+        let end = offset + buf.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.remember(offset, end);
+        self.bytes[offset..end].copy_from_slice(buf);
+        if self.len < end as u64 {
+            self.lens_before.push(self.len);
+            self.len = end as u64;
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        let keep = usize::try_from(len).unwrap_or(usize::MAX);
+        if keep < self.bytes.len() {
+            self.remember(keep, self.bytes.len());
+            self.bytes.truncate(keep);
+        }
+        self.lens_before.push(self.len);
+        self.len = len;
+    }
+
+    /// Keeps what the sectors from `start` to `end` have in them now.
+    fn remember(&mut self, start: usize, end: usize) {
+        for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            let old = self.sector(sector);
+            self.sectors_before.entry(sector).or_default().push(old);
+        }
+    }
+
+    fn sector(&self, sector: usize) -> Vec<u8> {
+        let from = (sector * SECTOR_BYTES).min(self.bytes.len());
+        let to = (from + SECTOR_BYTES).min(self.bytes.len());
+        self.bytes[from..to].to_vec()
+    }
+
+    fn sync(&mut self) {
+        self.sectors_before.clear();
+        self.lens_before.clear();
+    }
+
+    fn crash(&mut self, chance: &mut Chance) {
+        let luck = chance.below(4);
+        for (sector, before) in std::mem::take(&mut self.sectors_before) {
+            let now = self.sector(sector);
+            let survivor = match luck {
+                0 => before
+                    .into_iter()
+                    .next()
+                    .expect("there is a version before"),
+                1 => now,
+                _ => chance.version(before, now),
+            };
+            let from = sector * SECTOR_BYTES;
+            if self.bytes.len() < from + SECTOR_BYTES {
+                self.bytes.resize(from + SECTOR_BYTES, 0);
+            }
+            self.bytes[from..from + survivor.len()].copy_from_slice(&survivor);
+            self.bytes[from + survivor.len()..from + SECTOR_BYTES].fill(0);
+        }
+        let before = std::mem::take(&mut self.lens_before);
+        self.len = chance.version(before, self.len);
+        self.bytes
+            .truncate(usize::try_from(self.len).unwrap_or(usize::MAX));
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    path: PathBuf,
+    file: u64,
+    crashes: u64,
+}
+
+impl SimFile {
+    /// Runs `action` on the content if the handle is alive.
+    fn with<R>(&self, action: impl FnOnce(&mut State) -> io::Result<R>) -> io::Result<R> {
+        let mut state = self.disk.lock();
+        if state.crashes != self.crashes {
+            return Err(io::Error::other(
+                "the machine went down since this file was opened",
+            ));
+        }
+        action(&mut state)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        // A lock that is broken by a panic elsewhere is that panic's business.
+        let Ok(mut state) = self.disk.shared.lock() else {
+            return;
+        };
+        if state.crashes != self.crashes {
+            return;
+        }
+        if let Some(content) = state.files.get_mut(&self.file) {
+            content.handles -= 1;
+        }
+        state.drop_unreachable();
+    }
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        self.with(|state| Ok(state.files[&self.file].len))
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.with(|state| {
+            let content = &state.files[&self.file];
+            let count = content.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+            let from = (offset as usize).min(content.bytes.len());
+            let there = (content.bytes.len() - from).min(count);
+            buf[..there].copy_from_slice(&content.bytes[from..from + there]);
+            buf[there..count].fill(0);
+            Ok(count)
+        })
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.with(|state| {
+            state.begin_operation(|| {
+                format!("write {} {offset}+{}", short(&self.path), buf.len())
+            })?;
+            let allowed = count_down(&mut state.faults.writes).and_then(|()| {
+                state.check_space(
+                    self.file,
+                    state.files[&self.file].len.max(offset + buf.len() as u64),
+                )
+            });
+            let done = if allowed.is_ok() {
+                buf
+            } else {
+                &buf[..buf.len() / 2]
+            };
+            let content = state
+                .files
+                .get_mut(&self.file)
+                .expect("an open file stays until the next crash");
+            content.write(done, offset as usize);
+            allowed
+        })
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            state.begin_operation(|| format!("allocate {} {len}", short(&self.path)))?;
+            state.check_space(self.file, len)?;
+            let content = state
+                .files
+                .get_mut(&self.file)
+                .expect("an open file stays until the next crash");
+            if content.len < len {
+                content.set_len(len);
+            }
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(|state| {
+            state.begin_operation(|| format!("set length {} {len}", short(&self.path)))?;
+            state.check_space(self.file, len)?;
+            state
+                .files
+                .get_mut(&self.file)
+                .expect("an open file stays until the next crash")
+                .set_len(len);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(|state| {
+            state.begin_operation(|| format!("sync {}", short(&self.path)))?;
+            count_down(&mut state.faults.syncs)?;
+            state
+                .files
+                .get_mut(&self.file)
+                .expect("an open file stays until the next crash")
+                .sync();
+            Ok(())
+        })
+    }
+}
+
+fn count_down(left: &mut Option<u64>) -> io::Result<()> {
+    match left {
+        Some(0) => Err(io::Error::other("simulated failure")),
+        Some(left) => {
+            *left -= 1;
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+fn short(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// SplitMix64: all the randomness of a crash comes from its seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % bound
+    }
+
+    /// One of the versions before, or the one now.
+    fn version<T>(&mut self, mut before: Vec<T>, now: T) -> T {
+        before.push(now);
+        let index = self.below(before.len() as u64) as usize;
+        before.swap_remove(index)
     }
 }

@@ -1,0 +1,408 @@
+//! Opening a log: what the files say, what of it counts, and whether something that was durable is lost.
+//!
+//! The argument is in the crate's documentation; this file carries it out:
+//!
+//! 1. read all segment headers, and find the segments that count (the others were replaced by later ones);
+//! 2. read all records of those, in order, each continuing the chain of the one before;
+//! 3. in the newest segment, tell the end, a torn tail and damage apart;
+//! 4. sync what was read, since a killed process may have left it in the page cache only, and drop a torn tail for good.
+//!
+//! Nothing on disk is changed before it is certain that the log opens, except that half-made files are removed.
+
+use crate::cache::{Cache, Slot};
+use crate::error::DiskError;
+use crate::record::{HEAD_BYTES, Head, RECORD_ALIGN_BYTES, Records, Step};
+use crate::segment::{
+    Change, Header, Mark, SEGMENT_HEADER_BYTES, Segment, SegmentMap, SegmentName,
+};
+use crate::state_file::{self, SmallState};
+use crate::writer::{Active, Writer};
+use crate::{Base, Chain, Damage, Disk, DiskFile, LogId, OpenError, Options};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How much of a file is read at once.
+const SCAN_CHUNK_BYTES: usize = 1 << 20;
+
+/// An opened log's parts.
+pub(crate) struct Recovery {
+    pub base: Base,
+    pub last: Option<LogId>,
+    pub last_chain: Chain,
+    pub state: SmallState,
+    pub torn_bytes: u64,
+    pub cache: Cache,
+    pub segments: SegmentMap,
+    pub writer: Writer,
+}
+
+/// Reads what is in `dir`, or begins a log there.
+pub(crate) fn recover(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: Options,
+) -> Result<Recovery, OpenError> {
+    disk.create_dir_all(dir)
+        .map_err(DiskError::at("create directory", dir))?;
+    let mut found = Vec::new();
+    for file in disk
+        .list(dir)
+        .map_err(DiskError::at("list directory", dir))?
+    {
+        if file.ends_with(".tmp") {
+            let path = dir.join(&file);
+            disk.remove(&path).map_err(DiskError::at("delete", &path))?;
+        }
+        found.extend(SegmentName::parse(&file));
+    }
+    let state = state_file::load(&*disk, dir)?;
+    if found.is_empty() {
+        return begin(disk, dir, options, state);
+    }
+    let next_seq = found
+        .iter()
+        .map(|name| name.seq)
+        .max()
+        .expect("there is one")
+        + 1;
+    let (headers, replaced) = headers_that_count(&*disk, dir, found)?;
+
+    let mut scan = Scan::new(disk.clone(), dir, &headers, options);
+    for (header, next) in headers.iter().zip(headers.iter().skip(1)) {
+        scan.sealed(header, next)?;
+    }
+    let (active, torn_bytes) = scan.newest(headers.last().expect("there is one"))?;
+
+    active
+        .file
+        .sync_data()
+        .map_err(DiskError::at("sync", &active.path))?;
+    disk.sync_dir(dir)
+        .map_err(DiskError::at("sync directory", dir))?;
+    for name in replaced {
+        let path = dir.join(name.to_string());
+        disk.remove(&path).map_err(DiskError::at("delete", &path))?;
+    }
+    let (last, last_chain) = (active.last, active.chain);
+    let names = headers.iter().map(|header| header.name).collect();
+    let mut writer = Writer::new(
+        disk,
+        dir,
+        options.segment_bytes,
+        names,
+        next_seq,
+        Some(active),
+    );
+    if torn_bytes > 0 {
+        // The tail gets a segment of its own: no bytes of the torn one can ever be taken for entries again.
+        writer.cut(
+            Base {
+                last,
+                chain: last_chain,
+            },
+            false,
+        )?;
+    }
+    for change in writer.take_changes() {
+        scan.segments.apply(change);
+    }
+    let state = state.unwrap_or_default();
+    let Scan {
+        segments, cache, ..
+    } = scan;
+    Ok(Recovery {
+        base: headers[0].base,
+        last,
+        last_chain,
+        state,
+        torn_bytes,
+        cache,
+        segments,
+        writer,
+    })
+}
+
+/// Makes the first segment of a log that has none.
+fn begin(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: Options,
+    state: Option<SmallState>,
+) -> Result<Recovery, OpenError> {
+    if state.is_some() {
+        let what = "it holds a state file but no segment of the log".to_string();
+        return Err(OpenError::Damaged(Damage {
+            file: dir.to_owned(),
+            offset: 0,
+            index: None,
+            what,
+        }));
+    }
+    let mut writer = Writer::new(disk, dir, options.segment_bytes, Vec::new(), 1, None);
+    writer.cut(Base::START, false)?;
+    let mut segments = SegmentMap::default();
+    for change in writer.take_changes() {
+        segments.apply(change);
+    }
+    Ok(Recovery {
+        base: Base::START,
+        last: None,
+        last_chain: Chain::START,
+        state: SmallState::default(),
+        torn_bytes: 0,
+        cache: Cache::new(0),
+        segments,
+        writer,
+    })
+}
+
+/// Reads all headers; returns those that count, in order, and the names of the segments that later ones replaced.
+fn headers_that_count(
+    disk: &dyn Disk,
+    dir: &Path,
+    mut names: Vec<SegmentName>,
+) -> Result<(Vec<Header>, Vec<SegmentName>), OpenError> {
+    names.sort_by_key(|name| name.seq);
+    let mut count: Vec<Header> = Vec::new();
+    let mut replaced = Vec::new();
+    for name in names {
+        let path = dir.join(name.to_string());
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = disk
+            .open(&path)
+            .and_then(|file| file.read_at(&mut bytes, 0))
+            .map_err(DiskError::at("read", &path))?;
+        let header = Header::decode(&bytes[..read], name, path)?;
+        let keep = if header.reset {
+            0
+        } else {
+            count.partition_point(|older| older.name.first < name.first)
+        };
+        replaced.extend(count.drain(keep..).map(|older| older.name));
+        count.push(header);
+    }
+    Ok((count, replaced))
+}
+
+/// Reading all records, from the oldest segment to the newest.
+struct Scan {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    cache_bytes: usize,
+    segments: SegmentMap,
+    cache: Cache,
+}
+
+/// Where the records of a segment end, and why.
+struct End {
+    offset: u64,
+    last: Option<LogId>,
+    chain: Chain,
+    step: Step,
+}
+
+impl Scan {
+    fn new(disk: Arc<dyn Disk>, dir: &Path, headers: &[Header], options: Options) -> Scan {
+        let cache = Cache::new(headers[0].name.first);
+        Scan {
+            disk,
+            dir: dir.to_owned(),
+            cache_bytes: options.cache_bytes,
+            segments: SegmentMap::default(),
+            cache,
+        }
+    }
+
+    /// A segment that has a successor was synced before that was made: all records up to it must be there.
+    fn sealed(&mut self, header: &Header, next: &Header) -> Result<(), OpenError> {
+        let mut segment = self.open(header)?;
+        let end = self.read(&mut segment, next.name.first)?;
+        let at_end = Base {
+            last: end.last,
+            chain: end.chain,
+        };
+        let damage = |what: String| {
+            let index = Some(at_end.next_index());
+            OpenError::Damaged(Damage {
+                file: segment.path.clone(),
+                offset: end.offset,
+                index,
+                what,
+            })
+        };
+        if at_end.next_index() < next.name.first {
+            return Err(damage(match end.step {
+                Step::Bad { what, .. } => what,
+                _ => format!(
+                    "its records end before entry {}, with which {} begins",
+                    next.name.first, next.name
+                ),
+            }));
+        }
+        if at_end != next.base {
+            return Err(damage(format!(
+                "its records do not lead to the beginning of {}",
+                next.name
+            )));
+        }
+        self.segments.apply(Change::Begun(segment));
+        Ok(())
+    }
+
+    /// The newest segment ends where its records end; returns it, and how many bytes of a torn tail lie behind.
+    fn newest(&mut self, header: &Header) -> Result<(Active, u64), OpenError> {
+        let mut segment = self.open(header)?;
+        let end = self.read(&mut segment, u64::MAX)?;
+        let index = Base {
+            last: end.last,
+            chain: end.chain,
+        }
+        .next_index();
+        let damaged = |what: String| {
+            OpenError::Damaged(Damage {
+                file: segment.path.clone(),
+                offset: end.offset,
+                index: Some(index),
+                what,
+            })
+        };
+        let what = match end.step {
+            Step::Bad {
+                what,
+                may_be_torn: false,
+            } => return Err(damaged(what)),
+            Step::Bad { what, .. } => what,
+            _ => "no record".to_string(),
+        };
+        let tail = Tail::read(&*segment.file, header.name.seq, end.offset, index)
+            .map_err(DiskError::at("read", &segment.path))?;
+        if let Some((offset, witness)) = tail.witness {
+            return Err(damaged(format!(
+                "{what}, yet {witness} at byte {offset} was written after this was synced"
+            )));
+        }
+        let active = Active {
+            name: header.name,
+            path: segment.path.clone(),
+            file: segment.file.clone(),
+            file_bytes: segment.file_bytes,
+            end: end.offset,
+            last_mark: segment
+                .marks
+                .last()
+                .expect("a segment has its first mark")
+                .offset,
+            last: end.last,
+            chain: end.chain,
+            dirty: false,
+        };
+        self.segments.apply(Change::Begun(segment));
+        Ok((active, tail.torn_bytes))
+    }
+
+    fn open(&self, header: &Header) -> Result<Segment, OpenError> {
+        let path = self.dir.join(header.name.to_string());
+        let file = self
+            .disk
+            .open(&path)
+            .map_err(DiskError::at("open", &path))?;
+        let file_bytes = file.len().map_err(DiskError::at("measure", &path))?;
+        Ok(Segment::new(*header, path, file, file_bytes))
+    }
+
+    /// Reads records below index `until`, into the cache and the segment's marks.
+    fn read(&mut self, segment: &mut Segment, until: u64) -> Result<End, OpenError> {
+        let path = segment.path.clone();
+        let Header { name, base, .. } = segment.header;
+        let (mut last, mut chain) = (base.last, base.chain);
+        let first_offset = SEGMENT_HEADER_BYTES as u64;
+        let file = segment.file.clone();
+        let mut records = Records::new(
+            file,
+            name.seq,
+            first_offset,
+            name.first,
+            chain,
+            SCAN_CHUNK_BYTES,
+        )
+        .map_err(DiskError::at("read", &path))?;
+        let mut step = Step::End;
+        while records.next_index() < until {
+            step = records.step().map_err(DiskError::at("read", &path))?;
+            let Step::Record(record) = step else { break };
+            let id = record.frame.id();
+            segment.add_mark(Mark {
+                index: id.index,
+                offset: record.offset,
+                chain,
+            });
+            (last, chain) = (Some(id), record.chain);
+            self.cache.push(Slot {
+                frame: record.frame,
+                chain,
+            });
+            self.cache.evict(id.index, self.cache_bytes);
+            step = Step::End;
+        }
+        Ok(End {
+            offset: records.offset(),
+            last,
+            chain,
+            step,
+        })
+    }
+}
+
+/// What lies behind the last good record of the newest segment.
+struct Tail {
+    /// Bytes up to the last one that is not zero.
+    torn_bytes: u64,
+    /// The place and id of a record which proves that the entry that should have been at the beginning was synced.
+    witness: Option<(u64, LogId)>,
+}
+
+impl Tail {
+    /// Reads `file` from `start` to its end, looking for what proves that entry `index`, which is not good, once was durable.
+    fn read(file: &dyn DiskFile, seq: u64, start: u64, index: u64) -> std::io::Result<Tail> {
+        let zeroes = vec![0; SCAN_CHUNK_BYTES];
+        let mut chunk = vec![0; SCAN_CHUNK_BYTES + HEAD_BYTES];
+        let mut tail = Tail {
+            torn_bytes: 0,
+            witness: None,
+        };
+        let mut offset = start;
+        loop {
+            // Each chunk overlaps the next by a record's head, so that none is missed.
+            let read = file.read_at(&mut chunk, offset)?;
+            let bytes = &chunk[..read];
+            let fresh = &bytes[..read.min(SCAN_CHUNK_BYTES)];
+            if *fresh != zeroes[..fresh.len()] {
+                let last_set = fresh
+                    .iter()
+                    .rposition(|byte| *byte != 0)
+                    .expect("not all are zero");
+                tail.torn_bytes = offset + last_set as u64 + 1 - start;
+                tail.witness = tail
+                    .witness
+                    .or_else(|| find_witness(bytes, seq, offset, index));
+            }
+            if read <= SCAN_CHUNK_BYTES {
+                return Ok(tail);
+            }
+            offset += SCAN_CHUNK_BYTES as u64;
+        }
+    }
+}
+
+/// The first record head in `bytes`, which lie at `offset`, that proves entry `index` to have been synced.
+fn find_witness(bytes: &[u8], seq: u64, offset: u64, index: u64) -> Option<(u64, LogId)> {
+    (0..bytes.len()).step_by(RECORD_ALIGN_BYTES).find_map(|at| {
+        let rest = &bytes[at..];
+        if rest.iter().take(8).all(|byte| *byte == 0) {
+            return None;
+        }
+        let here = offset + at as u64;
+        let head = Head::decode(rest, seq, here)?;
+        head.witnesses(index).then_some((here, head.id))
+    })
+}

@@ -105,7 +105,7 @@ pub enum WriteError {
         got: LogId,
     },
     /// A cut or purge at a place where the log is not.
-    #[error("cannot {action} at {at}: the log has entries {first} to {}", .last.map_or("none".to_string(), |id| id.to_string()))]
+    #[error("cannot {action} {at}: the log has entries {first} to {}", .last.map_or("none".to_string(), |id| id.to_string()))]
     OutOfRange {
         /// What was asked.
         action: &'static str,

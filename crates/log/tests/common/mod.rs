@@ -101,17 +101,14 @@ impl Moment {
         if log.last_chain() != self.base_before(last.map_or(0, |id| id.index + 1)).chain {
             return Some("the last chain value differs".to_string());
         }
-        if let Some(id) = base.last {
-            if (
+        let base_of_log = base.last.map(|id| {
+            (
                 log.id_at(id.index).unwrap(),
                 log.chain_at(id.index).unwrap(),
-            ) != (base.last, Some(base.chain))
-            {
-                return Some(format!(
-                    "the base differs: {:?}, should be {base:?}",
-                    log.id_at(id.index)
-                ));
-            }
+            )
+        });
+        if base_of_log.is_some_and(|found| found != (base.last, Some(base.chain))) {
+            return Some(format!("the base is {base_of_log:?}, should be {base:?}"));
         }
         for index in first..self.base.next_index() + self.entries.len() as u64 {
             let here = self.base_before(index + 1);

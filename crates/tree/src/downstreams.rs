@@ -177,9 +177,10 @@ impl Downstreams {
                 .by_link
                 .get_mut(&link)
                 .expect("a ranked downstream is registered");
-            let place = match downstream.free {
-                FreePlaces { slots: 0, .. } => Place::Full,
-                FreePlaces { levels, .. } => Place::Free { levels },
+            let place = if downstream.free.slots > 0 {
+                Place::Free
+            } else {
+                Place::Full
             };
             named.push(Alternative {
                 peer: downstream.peer.clone(),

@@ -42,13 +42,12 @@ impl fmt::Display for Role {
 pub enum Place {
     /// A voter: a root, perhaps with room.
     Voter,
-    /// A downstream whose subtree is said to have a free slot: at this many levels below it, zero being its own.
-    Free {
-        /// Levels between the named node and the nearest free slot below it.
-        levels: u32,
-    },
+    /// A downstream whose subtree is said to have a free slot.
+    Free,
     /// A downstream without: named to be descended through.
     Full,
+    /// The leader: it takes nobody (`S1`), and is asked last, for the voters it knows.
+    Leader,
 }
 
 /// One node to try instead (`B2`).

@@ -33,9 +33,9 @@ impl Rank {
         self.stale
     }
 
-    /// Whether an unknown node at this depth or below could rank strictly better, ties aside.
-    pub(crate) fn could_be_beaten_at(&self, depth: u32) -> bool {
-        (false, depth, false) < (self.stale, self.depth, self.other_zone)
+    /// Whether an upstream that ranks strictly better could exist, ties aside.
+    pub(crate) fn could_be_better(&self) -> bool {
+        (self.stale, self.depth) != (false, 0)
     }
 }
 
@@ -85,13 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_asked_only_if_it_could_be_better() {
+    fn nothing_is_better_than_a_fresh_voter_of_the_own_zone() {
         let zone = Zone::from("a");
-        let own = Rank::of(&answer(1, "a", false), Some(&zone), 7);
-        assert!(own.could_be_beaten_at(0));
-        assert!(!own.could_be_beaten_at(1));
-        let other = Rank::of(&answer(1, "b", false), Some(&zone), 7);
-        assert!(other.could_be_beaten_at(2));
-        assert!(!other.could_be_beaten_at(3));
+        let rank = |depth, zone_of, stale| Rank::of(&answer(depth, zone_of, stale), Some(&zone), 7);
+        assert!(!rank(0, "a", false).could_be_better());
+        assert!(rank(0, "a", true).could_be_better());
+        assert!(rank(0, "b", false).could_be_better());
+        assert!(rank(1, "a", false).could_be_better());
     }
 }

@@ -24,14 +24,15 @@ pub enum Output {
         /// The name of the connection from now on.
         link: LinkId,
     },
-    /// Send a message on a session.
+    /// Send a message on a session. If the connection is closed already there is nothing to do.
     Send {
         /// On which.
         link: LinkId,
         /// What.
         message: Message,
     },
-    /// Close a connection, after what was sent on it. It need not be reported closed; whatever still comes from it is ignored.
+    /// Close a connection, after what was sent on it. It need not be reported closed; what still comes from it need not be
+    /// delivered. It may be closed already: then there is nothing to do.
     Close {
         /// Which.
         link: LinkId,
@@ -118,6 +119,8 @@ pub enum Event {
         rounds: u32,
         /// When the next one starts.
         retry_in: Duration,
+        /// The leader answered that it is the only voter. Then there is no follower, and nobody may feed a listener.
+        leader_alone: bool,
     },
     /// A listener has registered here.
     Joined {
@@ -219,10 +222,21 @@ impl fmt::Display for Event {
             Event::Attached { path } => write!(f, "attached at {path}"),
             Event::Detached { head } => write!(f, "detached below {head}"),
             Event::Refused { by, reason } => write!(f, "refused by {by} because {reason}"),
-            Event::NoPlace { rounds, retry_in } => write!(
-                f,
-                "found no place in {rounds} rounds, tries again in {retry_in:?}"
-            ),
+            Event::NoPlace {
+                rounds,
+                retry_in,
+                leader_alone,
+            } => {
+                write!(
+                    f,
+                    "found no place in round {rounds}, tries again in {} ms",
+                    retry_in.as_millis()
+                )?;
+                if *leader_alone {
+                    f.write_str(": the leader is the only voter and feeds nobody, add a voter")?;
+                }
+                Ok(())
+            }
             Event::Joined { listener } => write!(f, "took on {listener}"),
             Event::Left { listener, why } => write!(f, "let go of {listener}, {why}"),
         }

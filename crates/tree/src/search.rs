@@ -95,14 +95,21 @@ pub(crate) enum Step {
     Rest,
 }
 
-/// Where the name of a server came from, in the order in which they are tried (`B2`).
+/// Where the name of a server came from, in the order in which they are tried (`B2`, `B5`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
+    /// Named as having a free slot below.
     Free,
+    /// Named as a voter.
     Voter,
+    /// On the configured list.
     Configured,
+    /// Learned earlier.
     Learned,
+    /// Named as full, to descend through.
     Full,
+    /// Named as the leader: it takes nobody, but knows the voters.
+    Leader,
 }
 
 /// A server to ask.
@@ -111,8 +118,6 @@ struct Target {
     address: Address,
     id: Option<NodeId>,
     source: Source,
-    /// It cannot offer a place below a shallower node than this. `None`: ask in any case.
-    depth_min: Option<u32>,
 }
 
 /// A question on its way.
@@ -155,14 +160,16 @@ pub(crate) struct Search {
     settled: bool,
     /// The round is over, the next has not begun.
     resting: bool,
+    /// The configured list is short: all of it is asked (`S7`).
+    asks_whole_list: bool,
+    /// The leader says that it is the only voter, so nobody feeds.
+    leader_alone: bool,
 }
 
 /// The servers that a round can start from.
 pub(crate) struct Known<'a> {
     /// Named by a kick; none otherwise.
     pub(crate) named: &'a [Alternative],
-    /// The group's voters, best first.
-    pub(crate) voters: &'a [Peer],
     /// The configured list.
     pub(crate) upstreams: &'a [Address],
     /// The learned peers.
@@ -187,6 +194,8 @@ impl Search {
             registering: None,
             settled: false,
             resting: true,
+            asks_whole_list: false,
+            leader_alone: false,
         }
     }
 
@@ -206,26 +215,14 @@ impl Search {
         if let Some(peer) = known.except {
             self.consider(&peer.address, Verdict::Leader).id = Some(peer.id);
         }
-        self.enqueue_alternatives(known.named, 0);
-        for peer in known.voters {
-            self.enqueue(peer.address.clone(), Some(peer.id), Source::Voter, Some(0));
-        }
-        // S7: all of a short list are asked, of a long one only as many as it takes.
-        let depth_min = if known.upstreams.len() <= ASKED_AT_ONCE {
-            None
-        } else {
-            Some(0)
-        };
+        self.leader_alone = false;
+        self.asks_whole_list = known.upstreams.len() <= ASKED_AT_ONCE;
+        self.enqueue_alternatives(known.named);
         for address in known.upstreams {
-            self.enqueue(address.clone(), None, Source::Configured, depth_min);
+            self.enqueue(address.clone(), None, Source::Configured);
         }
         for peer in known.learned {
-            self.enqueue(
-                peer.address.clone(),
-                Some(peer.id),
-                Source::Learned,
-                Some(0),
-            );
+            self.enqueue(peer.address.clone(), Some(peer.id), Source::Learned);
         }
     }
 
@@ -308,14 +305,14 @@ impl Search {
         considered.id = Some(answer.id());
         considered.depth = answer.attached.then(|| answer.depth());
 
-        let depth = if answer.attached {
-            answer.depth().saturating_add(1)
-        } else {
-            0
-        };
         if probe.is_some() {
-            self.enqueue_alternatives(&answer.alternatives, depth);
+            self.enqueue_alternatives(&answer.alternatives);
         }
+        let names_voters = answer
+            .alternatives
+            .iter()
+            .any(|alternative| alternative.place == Place::Voter);
+        self.leader_alone |= verdict == Verdict::Leader && !names_voters;
         if verdict != Verdict::Eligible {
             return None;
         }
@@ -364,7 +361,7 @@ impl Search {
             .take()
             .expect("a registration was on its way");
         self.consider(&registering.address, verdict);
-        self.enqueue_alternatives(alternatives, 0);
+        self.enqueue_alternatives(alternatives);
         self.settled = !self.offers.is_empty();
     }
 
@@ -385,31 +382,31 @@ impl Search {
         self.registering.as_ref()
     }
 
+    /// Whether the leader said in this round that it is the only voter.
+    pub(crate) fn is_leader_alone(&self) -> bool {
+        self.leader_alone
+    }
+
     /// How the search has gone so far.
     pub(crate) fn choice(&self) -> &Choice {
         &self.choice
     }
 
-    /// Adds the alternatives of an answer, refusal or kick (`B2`). `depth_min` is the least depth of the downstreams.
-    fn enqueue_alternatives(&mut self, alternatives: &[Alternative], depth_min: u32) {
+    /// Adds the alternatives of an answer, refusal or kick (`B2`).
+    fn enqueue_alternatives(&mut self, alternatives: &[Alternative]) {
         for Alternative { peer, place } in alternatives.iter().take(ALTERNATIVES_MAX) {
-            let (source, depth_min) = match place {
-                Place::Voter => (Source::Voter, 0),
-                Place::Free { levels } => (Source::Free, depth_min.saturating_add(*levels)),
-                Place::Full => (Source::Full, depth_min),
+            let source = match place {
+                Place::Free => Source::Free,
+                Place::Voter => Source::Voter,
+                Place::Full => Source::Full,
+                Place::Leader => Source::Leader,
             };
-            self.enqueue(peer.address.clone(), Some(peer.id), source, Some(depth_min));
+            self.enqueue(peer.address.clone(), Some(peer.id), source);
         }
     }
 
     /// Adds a server to ask, unless it is this node, or known in this round already.
-    fn enqueue(
-        &mut self,
-        address: Address,
-        id: Option<NodeId>,
-        source: Source,
-        depth_min: Option<u32>,
-    ) {
+    fn enqueue(&mut self, address: Address, id: Option<NodeId>, source: Source) {
         let same = |other: &Address, other_id: Option<NodeId>| {
             *other == address || (id.is_some() && other_id == id)
         };
@@ -433,22 +430,41 @@ impl Search {
                 address,
                 id,
                 source,
-                depth_min,
             },
         );
     }
 
-    /// The next server that is worth a question: one that could rank better than the best offer.
+    /// The next server that is worth a question.
     fn take_target(&mut self) -> Option<Target> {
-        let best = self.offers.iter().map(|offer| offer.rank).min();
-        let enough = self.choice.considered.len() >= ROUND_QUESTIONS_MAX;
-        let worth = |target: &Target| match (target.depth_min, best) {
-            _ if enough => target.source == Source::Configured,
-            (None, _) | (_, None) => true,
-            (Some(depth), Some(best)) => best.could_be_beaten_at(depth),
-        };
-        let next = self.queue.iter().position(worth)?;
+        let next = self
+            .queue
+            .iter()
+            .position(|target| self.is_worth_asking(target))?;
         Some(self.queue.remove(next))
+    }
+
+    /// Whether to ask a server now. The configured list is asked while something better is possible, all of it if it is
+    /// short (`S7`); everybody else only if the list has no fresh place to offer (`B4`, `B5`). So where an operator points a
+    /// listener, there it goes.
+    fn is_worth_asking(&self, target: &Target) -> bool {
+        let best = self.offers.iter().map(|offer| offer.rank).min();
+        let nothing_fresh = best.is_none_or(|best| best.is_stale());
+        let few_enough = self.choice.considered.len() < ROUND_QUESTIONS_MAX;
+        match target.source {
+            Source::Configured => {
+                self.asks_whole_list || best.is_none_or(|best| best.could_be_better())
+            }
+            Source::Learned if self.prefers_list() => {
+                nothing_fresh && few_enough && self.probes.is_empty()
+            }
+            _ => nothing_fresh && few_enough,
+        }
+    }
+
+    /// Whether the learned peers wait until the whole list has answered or failed. Not after a loss: being fed again soon is
+    /// worth more then.
+    fn prefers_list(&self) -> bool {
+        matches!(self.choice.why, Why::Start | Why::NewList)
     }
 
     fn take_best_offer(&mut self) -> Option<Address> {

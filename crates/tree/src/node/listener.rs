@@ -184,7 +184,6 @@ impl TreeNode {
             now,
             Known {
                 named,
-                voters: &self.voters,
                 upstreams: &upstreams,
                 learned: &self.saved.learned,
                 except,
@@ -248,9 +247,11 @@ impl TreeNode {
         self.failed_rounds = self.failed_rounds.saturating_add(1);
         self.timers.stop(Timer::Settle);
         self.timers.set(Timer::Retry, now + retry_in);
+        let leader_alone = self.search.as_ref().is_some_and(Search::is_leader_alone);
         self.event(Event::NoPlace {
             rounds: self.failed_rounds,
             retry_in,
+            leader_alone,
         });
     }
 
@@ -595,7 +596,7 @@ impl TreeNode {
     }
 
     /// Renews the learned peers: the voters, then the path above us, then our siblings, then what was learned before.
-    fn learn_neighbours(&mut self, siblings: &[Peer]) {
+    pub(super) fn learn_neighbours(&mut self, siblings: &[Peer]) {
         let ancestors = self
             .session
             .as_ref()

@@ -390,9 +390,7 @@ impl TreeNode {
 
     /// Whether there is any server to look for a place at.
     fn knows_servers(&self) -> bool {
-        !(self.saved.upstreams.is_empty()
-            && self.saved.learned.is_empty()
-            && self.voters.is_empty())
+        !(self.saved.upstreams.is_empty() && self.saved.learned.is_empty())
     }
 }
 

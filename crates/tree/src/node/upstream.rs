@@ -288,11 +288,19 @@ impl TreeNode {
     }
 
     fn voters_for(&self, asker: NodeId) -> Vec<Alternative> {
+        let leader = self.leader();
+        let place = |voter: &Peer| {
+            if Some(voter.id) == leader {
+                Place::Leader
+            } else {
+                Place::Voter
+            }
+        };
         let others = self.voters.iter().filter(|voter| voter.id != asker);
         others
-            .map(|voter: &Peer| Alternative {
+            .map(|voter| Alternative {
                 peer: voter.clone(),
-                place: Place::Voter,
+                place: place(voter),
             })
             .collect()
     }

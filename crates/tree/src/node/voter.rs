@@ -81,6 +81,7 @@ impl TreeNode {
         );
         self.role = Role::Listener;
         self.saved = saved;
+        self.learn_neighbours(&[]);
         self.stand_alone(now);
         if self.knows_servers() {
             self.begin_search(now, Why::Demoted);

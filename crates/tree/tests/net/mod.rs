@@ -1,0 +1,792 @@
+//! A small virtual network: several `TreeNode`s, a clock, connections that are ordered and reliable while they live, and
+//! disks. It does what a driver does and nothing else, and writes down what it sees in arrow notation.
+//!
+//! Time only moves in [`Net::run`]. A message takes one constant delay per pair of nodes, so order on a connection is kept.
+//! Between nodes that are cut off from each other everything is held, as TCP would, until they are healed.
+
+mod show;
+
+use eaves_tree::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a write to disk takes.
+const DISK: Duration = Duration::from_millis(1);
+/// How often a follower hears its leader.
+const LEADER_BEAT: Duration = Duration::from_millis(250);
+/// The cluster all nodes belong to, unless a test says otherwise.
+pub const CLUSTER: ClusterId = ClusterId(0xea7e5);
+
+/// The address of a node: its name.
+pub fn address(node: u64) -> Address {
+    Address::from(format!("n{node}").as_str())
+}
+
+/// The node at an address.
+pub fn node_at(address: &Address) -> u64 {
+    address.as_str()[1..]
+        .parse()
+        .expect("addresses in tests are names")
+}
+
+/// One machine: the node that runs on it, if any, and its disk.
+struct Host {
+    config: Config,
+    node: Option<TreeNode>,
+    voter: bool,
+    /// It vanished without a word: its kernel closes nothing and refuses nothing.
+    silent: bool,
+    /// What is on disk.
+    disk: Saved,
+    /// Writes wait for `release`.
+    disk_held: bool,
+    writes_waiting: Vec<(u64, Saved)>,
+    /// Where its log ends.
+    log: LogEnd,
+    /// How often it was started; messages to an earlier life are dropped.
+    life: u64,
+    next_down: u64,
+    last_shown: BTreeMap<usize, (Path, bool)>,
+}
+
+/// A feed connection.
+struct Link {
+    from: (u64, LinkId),
+    to: (u64, Option<LinkId>),
+    lives: (u64, u64),
+    from_open: bool,
+    to_open: bool,
+}
+
+/// Something on its way.
+enum Delivery {
+    Ask {
+        from: u64,
+        to: u64,
+    },
+    Answer {
+        from: u64,
+        to: u64,
+        answer: Answer,
+    },
+    AskFailed {
+        from: u64,
+        to: u64,
+    },
+    Register {
+        link: usize,
+        register: Register,
+    },
+    Message {
+        link: usize,
+        up: bool,
+        message: Message,
+    },
+    Closed {
+        link: usize,
+        up: bool,
+    },
+    Written {
+        node: u64,
+        life: u64,
+        version: u64,
+        saved: Saved,
+    },
+    LeaderBeat,
+}
+
+/// The network.
+pub struct Net {
+    pub now: Instant,
+    hosts: BTreeMap<u64, Host>,
+    links: Vec<Link>,
+    on_the_way: BTreeMap<(Instant, u64), Delivery>,
+    sent: u64,
+    cut: BTreeSet<(u64, u64)>,
+    held: Vec<Delivery>,
+    leader: Option<u64>,
+    delay: Duration,
+    uneven: bool,
+    /// Delays of single pairs that differ.
+    delays: BTreeMap<(u64, u64), Duration>,
+    /// Who feeds whom, as the outputs have it.
+    feeding: BTreeSet<(u64, u64)>,
+    /// Who takes entries from whom, as the outputs have it.
+    following: BTreeMap<u64, u64>,
+    pub trace: Vec<String>,
+    pub asked: u64,
+}
+
+impl Net {
+    /// An empty network with one constant delay in each direction; if `uneven`, a different one for each pair.
+    pub fn new(delay: Duration, uneven: bool) -> Net {
+        let mut net = Net {
+            now: Instant(0),
+            hosts: BTreeMap::new(),
+            links: Vec::new(),
+            on_the_way: BTreeMap::new(),
+            sent: 0,
+            cut: BTreeSet::new(),
+            held: Vec::new(),
+            leader: None,
+            delay,
+            uneven,
+            delays: BTreeMap::new(),
+            feeding: BTreeSet::new(),
+            following: BTreeMap::new(),
+            trace: Vec::new(),
+            asked: 0,
+        };
+        net.post(Duration::ZERO, Delivery::LeaderBeat);
+        net
+    }
+
+    // Building and faults.
+
+    pub fn config(id: u64) -> Config {
+        Config::new(NodeId(id), address(id), CLUSTER)
+    }
+
+    pub fn add_voter(&mut self, config: Config) {
+        self.add(config, true, Saved::default());
+    }
+
+    pub fn add_listener(&mut self, config: Config, saved: Saved) {
+        self.add(config, false, saved);
+    }
+
+    fn add(&mut self, config: Config, voter: bool, disk: Saved) {
+        let id = config.id.0;
+        let host = Host {
+            config,
+            node: None,
+            voter,
+            silent: false,
+            disk,
+            disk_held: false,
+            writes_waiting: Vec::new(),
+            log: LogEnd::default(),
+            life: 0,
+            next_down: 0,
+            last_shown: BTreeMap::new(),
+        };
+        assert!(self.hosts.insert(id, host).is_none(), "n{id} exists");
+        self.start(id);
+    }
+
+    /// Starts a node from its disk.
+    pub fn start(&mut self, id: u64) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&id).unwrap();
+        host.life += 1;
+        host.silent = false;
+        host.writes_waiting.clear();
+        let seed = id * 1000 + host.life;
+        let node = match host.voter {
+            true => TreeNode::voter(host.config.clone(), seed),
+            false => TreeNode::listener(now, host.config.clone(), host.disk.clone(), seed),
+        };
+        host.node = Some(node);
+        self.drain(id);
+        if self.hosts[&id].voter {
+            self.tell_voters();
+        }
+    }
+
+    /// The process dies; the kernel closes its connections.
+    pub fn kill(&mut self, id: u64) {
+        self.stop(id);
+        for link in 0..self.links.len() {
+            if self.links[link].from.0 == id && self.links[link].from_open {
+                self.close(link, true);
+            }
+            if self.links[link].to.0 == id && self.links[link].to_open {
+                self.close(link, false);
+            }
+        }
+    }
+
+    /// The machine dies: nobody is told.
+    pub fn vanish(&mut self, id: u64) {
+        self.stop(id);
+        self.hosts.get_mut(&id).unwrap().silent = true;
+    }
+
+    fn stop(&mut self, id: u64) {
+        self.hosts.get_mut(&id).unwrap().node = None;
+        self.feeding.retain(|(upstream, _)| *upstream != id);
+        self.following.remove(&id);
+    }
+
+    /// Sets the delay between two nodes.
+    pub fn set_delay(&mut self, a: u64, b: u64, delay: Duration) {
+        self.delays.insert((a.min(b), a.max(b)), delay);
+    }
+
+    /// Cuts two nodes off from each other.
+    pub fn cut(&mut self, a: u64, b: u64) {
+        self.cut.insert((a.min(b), a.max(b)));
+    }
+
+    /// Heals all cuts; what was held arrives now.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+        for delivery in std::mem::take(&mut self.held) {
+            let delay = self
+                .ends(&delivery)
+                .map_or(self.delay, |(from, to)| self.delay_between(from, to));
+            self.post(delay, delivery);
+        }
+    }
+
+    /// Makes a node leader, or nobody.
+    pub fn set_leader(&mut self, leader: Option<u64>) {
+        self.leader = leader;
+        self.tell_voters();
+    }
+
+    fn tell_voters(&mut self) {
+        let voters: Vec<u64> = self.voters();
+        for &id in &voters {
+            let heard = |other: u64| {
+                let leads_or_led = self.leader == Some(id) || self.leader == Some(other);
+                (leads_or_led && self.is_up(other) && !self.is_cut(id, other))
+                    .then(|| Duration::from_millis(10 + other))
+            };
+            let state = VoterState {
+                leader: self.leader.map(NodeId),
+                voters: voters
+                    .iter()
+                    .map(|&other| Voter {
+                        peer: peer(other),
+                        heard: heard(other),
+                    })
+                    .collect(),
+            };
+            self.with(id, |node, now| node.handle_voter_state(now, state));
+        }
+    }
+
+    pub fn set_list(&mut self, id: u64, list: &[u64]) {
+        let list = list.iter().map(|&id| address(id)).collect();
+        self.with(id, |node, now| node.handle_upstream_list(now, list));
+    }
+
+    pub fn hold_disk(&mut self, id: u64) {
+        self.hosts.get_mut(&id).unwrap().disk_held = true;
+    }
+
+    pub fn release_disk(&mut self, id: u64) {
+        let host = self.hosts.get_mut(&id).unwrap();
+        host.disk_held = false;
+        let life = host.life;
+        for (version, saved) in std::mem::take(&mut host.writes_waiting) {
+            self.post(
+                DISK,
+                Delivery::Written {
+                    node: id,
+                    life,
+                    version,
+                    saved,
+                },
+            );
+        }
+    }
+
+    pub fn promote(&mut self, id: u64) {
+        self.hosts.get_mut(&id).unwrap().voter = true;
+        self.with(id, |node, now| node.become_voter(now));
+        self.tell_voters();
+    }
+
+    pub fn demote(&mut self, id: u64, list: &[u64]) {
+        let saved = Saved {
+            upstreams: list.iter().map(|&id| address(id)).collect(),
+            learned: Vec::new(),
+        };
+        let host = self.hosts.get_mut(&id).unwrap();
+        host.voter = false;
+        host.disk = saved.clone();
+        self.with(id, |node, now| node.become_listener(now, saved));
+        self.tell_voters();
+    }
+
+    pub fn set_log(&mut self, id: u64, log: LogEnd) {
+        self.hosts.get_mut(&id).unwrap().log = log;
+        self.with(id, |node, _| node.handle_committed(log.position));
+    }
+
+    /// Opens a connection to a node and sends it a registration as it is.
+    pub fn register_raw(&mut self, to: u64, register: Register) {
+        let from = register.listener.id.0;
+        let life = self.hosts[&to].life;
+        self.links.push(Link {
+            from: (from, LinkId::Up(1_000_000 + self.links.len() as u64)),
+            to: (to, None),
+            lives: (0, life),
+            from_open: true,
+            to_open: true,
+        });
+        let link = self.links.len() - 1;
+        self.show(from, to, show::register(&register));
+        self.post(
+            self.delay_between(from, to),
+            Delivery::Register { link, register },
+        );
+    }
+
+    /// Does something with a node that runs, then what the node asks for.
+    pub fn with<T>(&mut self, id: u64, act: impl FnOnce(&mut TreeNode, Instant) -> T) -> Option<T> {
+        let now = self.now;
+        let node = self.hosts.get_mut(&id)?.node.as_mut()?;
+        let result = act(node, now);
+        self.drain(id);
+        Some(result)
+    }
+
+    // Looking.
+
+    pub fn node(&self, id: u64) -> Option<&TreeNode> {
+        self.hosts.get(&id)?.node.as_ref()
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        self.hosts.keys().copied().collect()
+    }
+
+    pub fn voters(&self) -> Vec<u64> {
+        self.hosts
+            .iter()
+            .filter(|(_, host)| host.voter)
+            .map(|(&id, _)| id)
+            .collect()
+    }
+
+    pub fn is_up(&self, id: u64) -> bool {
+        self.hosts[&id].node.is_some()
+    }
+
+    pub fn feeding(&self) -> &BTreeSet<(u64, u64)> {
+        &self.feeding
+    }
+
+    pub fn following(&self) -> &BTreeMap<u64, u64> {
+        &self.following
+    }
+
+    /// The tree as text, and below it who is detached.
+    pub fn tree(&self) -> Vec<String> {
+        show::tree(self)
+    }
+
+    // Time.
+
+    /// Lets time pass and everything happen that falls due.
+    pub fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let timer = self
+                .hosts
+                .iter()
+                .filter_map(|(&id, host)| Some((host.node.as_ref()?.poll_timeout()?, id)))
+                .min();
+            let message = self.on_the_way.keys().next().copied();
+            let next = [timer.map(|(at, _)| at), message.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
+                .min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                break;
+            };
+            self.now = self.now.max(next);
+            match message.filter(|(at, _)| *at <= self.now) {
+                Some(key) => {
+                    let delivery = self.on_the_way.remove(&key).unwrap();
+                    self.deliver(delivery);
+                }
+                None => {
+                    let (_, id) = timer.unwrap();
+                    self.with(id, |node, now| node.handle_timeout(now));
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    fn post(&mut self, delay: Duration, delivery: Delivery) {
+        self.sent += 1;
+        self.on_the_way
+            .insert((self.now + delay, self.sent), delivery);
+    }
+
+    fn delay_between(&self, a: u64, b: u64) -> Duration {
+        if let Some(delay) = self.delays.get(&(a.min(b), a.max(b))) {
+            return *delay;
+        }
+        let extra = if self.uneven {
+            (a.min(b) * 7 + a.max(b) * 13) % 11
+        } else {
+            0
+        };
+        self.delay + Duration::from_millis(extra)
+    }
+
+    fn is_cut(&self, a: u64, b: u64) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Between whom a delivery goes, sender first.
+    fn ends(&self, delivery: &Delivery) -> Option<(u64, u64)> {
+        match delivery {
+            Delivery::Ask { from, to } | Delivery::AskFailed { from: to, to: from } => {
+                Some((*from, *to))
+            }
+            Delivery::Answer { from, to, .. } => Some((*from, *to)),
+            Delivery::Register { link, .. } => {
+                Some((self.links[*link].from.0, self.links[*link].to.0))
+            }
+            Delivery::Message { link, up, .. } | Delivery::Closed { link, up } => {
+                let (down_end, up_end) = (self.links[*link].from.0, self.links[*link].to.0);
+                Some(if *up {
+                    (down_end, up_end)
+                } else {
+                    (up_end, down_end)
+                })
+            }
+            Delivery::Written { .. } | Delivery::LeaderBeat => None,
+        }
+    }
+
+    // What arrives.
+
+    fn deliver(&mut self, delivery: Delivery) {
+        if let Some((from, to)) = self.ends(&delivery)
+            && self.is_cut(from, to)
+        {
+            self.held.push(delivery);
+            return;
+        }
+        match delivery {
+            Delivery::Ask { from, to } => self.deliver_ask(from, to),
+            Delivery::Answer { from, to, answer } => {
+                self.with(to, |node, now| {
+                    node.handle_answer(now, &address(from), answer)
+                });
+            }
+            Delivery::AskFailed { from, to } => {
+                self.with(from, |node, now| node.handle_ask_failed(now, &address(to)));
+            }
+            Delivery::Register { link, register } => self.deliver_register(link, register),
+            Delivery::Message { link, up, message } => self.deliver_message(link, up, message),
+            Delivery::Closed { link, up } => self.deliver_closed(link, up),
+            Delivery::Written {
+                node,
+                life,
+                version,
+                saved,
+            } => {
+                if self.hosts[&node].life == life {
+                    self.hosts.get_mut(&node).unwrap().disk = saved;
+                    self.with(node, |node, now| node.handle_persisted(now, version));
+                }
+            }
+            Delivery::LeaderBeat => {
+                for id in self.voters() {
+                    if let Some(leader) = self.leader
+                        && leader != id
+                        && self.is_up(leader)
+                        && !self.is_cut(leader, id)
+                    {
+                        self.with(id, |node, now| node.handle_leader_heard(now));
+                    }
+                }
+                self.post(LEADER_BEAT, Delivery::LeaderBeat);
+            }
+        }
+    }
+
+    fn deliver_ask(&mut self, from: u64, to: u64) {
+        let Some(host) = self.hosts.get(&to) else {
+            return self.post(self.delay, Delivery::AskFailed { from, to });
+        };
+        if host.silent {
+            return;
+        }
+        match self.with(to, |node, now| node.handle_ask(now, NodeId(from))) {
+            Some(answer) => {
+                self.show(to, from, show::answer(&answer));
+                self.post(
+                    self.delay_between(from, to),
+                    Delivery::Answer {
+                        from: to,
+                        to: from,
+                        answer,
+                    },
+                );
+            }
+            None => self.post(
+                self.delay_between(from, to),
+                Delivery::AskFailed { from, to },
+            ),
+        }
+    }
+
+    fn deliver_register(&mut self, link: usize, register: Register) {
+        let (to, _) = self.links[link].to;
+        let Some(host) = self.hosts.get_mut(&to) else {
+            return self.close(link, false);
+        };
+        if host.silent || !self.links[link].to_open {
+            return;
+        }
+        if host.node.is_none() {
+            return self.close(link, false);
+        }
+        host.next_down += 1;
+        let down = LinkId::Down(host.next_down);
+        // A driver asks its log. Here logs agree as long as the chains do where the positions are equal.
+        let differs = register.last_log.position == host.log.position
+            && register.last_log.chain != host.log.chain;
+        let verdict = if differs {
+            LogVerdict::Differs { ours: host.log }
+        } else {
+            LogVerdict::Agrees
+        };
+        self.links[link].to.1 = Some(down);
+        self.links[link].lives.1 = host.life;
+        self.with(to, |node, now| {
+            node.handle_register(now, down, register, verdict)
+        });
+    }
+
+    fn deliver_message(&mut self, link: usize, up: bool, message: Message) {
+        let Some((id, name)) = self.receiver(link, up) else {
+            return;
+        };
+        self.with(id, |node, now| {
+            node.handle_session_message(now, name, message)
+        });
+    }
+
+    fn deliver_closed(&mut self, link: usize, up: bool) {
+        let Some((id, name)) = self.receiver(link, up) else {
+            return;
+        };
+        let end = &mut self.links[link];
+        *(if up {
+            &mut end.to_open
+        } else {
+            &mut end.from_open
+        }) = false;
+        self.with(id, |node, now| node.handle_link_closed(now, name));
+    }
+
+    /// Who receives what goes up or down a connection, and what it calls the connection; nobody if its end is closed.
+    fn receiver(&mut self, link: usize, up: bool) -> Option<(u64, LinkId)> {
+        let Link {
+            from,
+            to,
+            lives,
+            from_open,
+            to_open,
+        } = &self.links[link];
+        let (id, name, life, open) = if up {
+            (to.0, to.1?, lives.1, *to_open)
+        } else {
+            (from.0, from.1, lives.0, *from_open)
+        };
+        let host = self.hosts.get(&id)?;
+        if host.silent || !open {
+            return None;
+        }
+        if host.node.is_none() || host.life != life {
+            // A kernel that knows no such connection resets it.
+            self.close(link, !up);
+            return None;
+        }
+        Some((id, name))
+    }
+
+    // What a node asks for.
+
+    fn drain(&mut self, id: u64) {
+        while let Some(output) = self
+            .hosts
+            .get_mut(&id)
+            .unwrap()
+            .node
+            .as_mut()
+            .and_then(TreeNode::poll_output)
+        {
+            self.perform(id, output);
+        }
+    }
+
+    fn perform(&mut self, id: u64, output: Output) {
+        match output {
+            Output::Ask { to } => {
+                let to = node_at(&to);
+                self.asked += 1;
+                self.show(id, to, "ask".into());
+                self.post(self.delay_between(id, to), Delivery::Ask { from: id, to });
+            }
+            Output::Connect { to, link } => self.connect(id, node_at(&to), link),
+            Output::Send { link, message } => self.send(id, link, message),
+            Output::Close { link } => {
+                if let Some(link) = self.find(id, link) {
+                    let up = self.links[link].from.0 == id;
+                    self.close(link, up);
+                }
+            }
+            Output::StartFeeding { listener, from, .. } => {
+                self.note(id, format!("feeds {listener} from {from}"));
+                assert!(
+                    self.feeding.insert((id, listener.id.0)),
+                    "n{id} feeds {listener} twice"
+                );
+            }
+            Output::StopFeeding { link } => {
+                let fed = self
+                    .links
+                    .iter()
+                    .rev()
+                    .find(|known| known.to == (id, Some(link)));
+                let listener = fed.expect("only a known connection is fed").from.0;
+                self.note(id, format!("feeds n{listener} no more"));
+                assert!(
+                    self.feeding.remove(&(id, listener)),
+                    "n{id} did not feed n{listener}"
+                );
+            }
+            Output::StartFollowing {
+                upstream,
+                committed,
+                ..
+            } => {
+                self.note(id, format!("follows {upstream}, which is at {committed}"));
+                assert!(
+                    self.following.insert(id, upstream.id.0).is_none(),
+                    "n{id} follows two"
+                );
+            }
+            Output::StopFollowing { .. } => {
+                let upstream = self
+                    .following
+                    .remove(&id)
+                    .expect("it is told to follow no more only while it follows");
+                self.note(id, format!("follows n{upstream} no more"));
+            }
+            Output::Persist { version, saved } => self.persist(id, version, saved),
+            Output::Event(event) => self.note(id, format!("{event}")),
+        }
+    }
+
+    fn persist(&mut self, id: u64, version: u64, saved: Saved) {
+        self.note(id, show::saved(&saved));
+        let host = self.hosts.get_mut(&id).unwrap();
+        if host.disk_held {
+            host.writes_waiting.push((version, saved));
+        } else {
+            let life = host.life;
+            self.post(
+                DISK,
+                Delivery::Written {
+                    node: id,
+                    life,
+                    version,
+                    saved,
+                },
+            );
+        }
+    }
+
+    fn connect(&mut self, id: u64, to: u64, name: LinkId) {
+        let host = &self.hosts[&id];
+        let register = host.node.as_ref().unwrap().register(host.log);
+        let lives = (host.life, self.hosts.get(&to).map_or(0, |host| host.life));
+        self.show(id, to, show::register(&register));
+        self.links.push(Link {
+            from: (id, name),
+            to: (to, None),
+            lives,
+            from_open: true,
+            to_open: true,
+        });
+        let link = self.links.len() - 1;
+        self.post(
+            self.delay_between(id, to),
+            Delivery::Register { link, register },
+        );
+    }
+
+    fn send(&mut self, id: u64, name: LinkId, message: Message) {
+        let Some(link) = self.find(id, name) else {
+            return;
+        };
+        let up = matches!(name, LinkId::Up(_));
+        let to = if up {
+            self.links[link].to.0
+        } else {
+            self.links[link].from.0
+        };
+        if self.is_news(id, link, &message) {
+            self.show(id, to, show::message(&message));
+        }
+        self.post(
+            self.delay_between(id, to),
+            Delivery::Message { link, up, message },
+        );
+    }
+
+    /// Whether a message is worth a line: heartbeats that repeat themselves are not.
+    fn is_news(&mut self, id: u64, link: usize, message: &Message) -> bool {
+        let shown = match message {
+            Message::HeartbeatAck(_) => return false,
+            Message::Accept(accept) => (accept.heartbeat.path.clone(), accept.heartbeat.attached),
+            Message::Heartbeat(heartbeat) => (heartbeat.path.clone(), heartbeat.attached),
+            Message::Refuse(_) | Message::Kick(_) | Message::Leave(_) => return true,
+        };
+        let last_shown = &mut self.hosts.get_mut(&id).unwrap().last_shown;
+        last_shown.insert(link, shown.clone()) != Some(shown)
+            || matches!(message, Message::Accept(_))
+    }
+
+    fn find(&self, id: u64, name: LinkId) -> Option<usize> {
+        self.links.iter().rposition(|link| {
+            let at_from =
+                link.from == (id, name) && link.from_open && link.lives.0 == self.hosts[&id].life;
+            let at_to =
+                link.to == (id, Some(name)) && link.to_open && link.lives.1 == self.hosts[&id].life;
+            at_from || at_to
+        })
+    }
+
+    /// Closes one end of a connection, the lower one if `up`, and lets the other end know.
+    fn close(&mut self, link: usize, up: bool) {
+        let ends = &mut self.links[link];
+        *(if up {
+            &mut ends.from_open
+        } else {
+            &mut ends.to_open
+        }) = false;
+        let delay = self.delay_between(self.links[link].from.0, self.links[link].to.0);
+        self.post(delay, Delivery::Closed { link, up });
+    }
+
+    fn show(&mut self, from: u64, to: u64, what: String) {
+        let at = show::time(self.now);
+        self.trace.push(format!("{at} n{from} → n{to} {what}"));
+    }
+
+    fn note(&mut self, id: u64, what: String) {
+        let at = show::time(self.now);
+        self.trace.push(format!("{at} n{id} {what}"));
+    }
+}
+
+pub fn peer(id: u64) -> Peer {
+    Peer {
+        id: NodeId(id),
+        address: address(id),
+    }
+}

@@ -1,0 +1,259 @@
+//! What the parts of a running node share, and what any of them may ask of it: writes, read indexes, positions.
+//!
+//! A write or a read index that this node cannot serve goes one hop up, towards the leader: from a listener to its upstream, from a
+//! follower to the leader (B13). A call that left and got no answer is reported as such and never repeated (its outcome is unknown).
+
+use crate::applier::Applier;
+use crate::config::Config;
+use crate::error::{ReadError, WriteError};
+use crate::flusher::Flusher;
+use crate::keeper::Keeper;
+use crate::member::{Member, Membership};
+use crate::message::{Call, ForwardCall, Purpose, Reason, Reject, Reply};
+use crate::peer::client::{CallError, Peers};
+use crate::raft::Consensus;
+use crate::status::{Counters, NodeEvent, Positions, Role, Status};
+use crate::tree_loop::TreeHandle;
+use bytes::Bytes;
+use eaves_log::LogId;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+
+/// How long a write or a linearizable read may take before it is given up: etcd's 5 s plus two election timeouts.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// Pause before a request that met no leader tries again.
+const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
+
+/// The largest command: a 1.5 MiB request with its overhead, as etcd bounds a proposal.
+pub const MAX_COMMAND_BYTES: usize = (1 << 20) + (1 << 19) + (64 << 10);
+
+/// The node's shared parts. Everything that runs holds an `Arc` of it.
+pub(crate) struct Core {
+    pub config: Config,
+    pub cluster_id: u64,
+    pub node_id: u64,
+    /// Where peers reach this node.
+    pub address: String,
+    pub flusher: Arc<Flusher>,
+    pub applier: Arc<Applier>,
+    pub keeper: Arc<Keeper>,
+    pub peers: Arc<Peers>,
+    pub tree: TreeHandle,
+    /// Up to where this node knows the log committed (S5: nothing beyond goes downstream).
+    pub committed: watch::Sender<Option<LogId>>,
+    pub status: watch::Sender<Status>,
+    pub events: broadcast::Sender<NodeEvent>,
+    pub counters: Mutex<Counters>,
+    /// What the node is: may change while it runs.
+    pub role: RwLock<RoleState>,
+    /// When each peer was last heard, to rank alternatives (B2).
+    pub heard: Mutex<HashMap<u64, Instant>>,
+    pub stopping: watch::Sender<bool>,
+}
+
+/// The part of a node that depends on its role.
+#[derive(Clone)]
+pub(crate) enum RoleState {
+    Voter(Arc<Consensus>),
+    Listener,
+}
+
+/// Where a request goes that this node cannot serve itself.
+enum Up {
+    Here(Arc<Consensus>),
+    At { address: String, leader_only: bool },
+    Nowhere(String),
+}
+
+impl Core {
+    /// This voter's Raft, if it is a voter.
+    pub fn consensus(&self) -> Option<Arc<Consensus>> {
+        match &*self.role.read().unwrap() {
+            RoleState::Voter(consensus) => Some(consensus.clone()),
+            RoleState::Listener => None,
+        }
+    }
+
+    /// The group as far as this node knows.
+    pub fn membership(&self) -> Membership {
+        match self.consensus() {
+            Some(consensus) => consensus.view().membership,
+            None => self.applier.membership().borrow().clone(),
+        }
+    }
+
+    /// This node as the membership shows it.
+    pub fn me(&self) -> Member {
+        Member {
+            id: self.node_id,
+            name: self.config.name.clone(),
+            peer_address: self.address.clone(),
+            client_urls: self.config.client_urls.clone(),
+        }
+    }
+
+    pub fn positions(&self) -> Positions {
+        let committed = *self.committed.borrow();
+        Positions {
+            committed: committed.map_or(0, |id| id.index),
+            applied: self.applier.applied().borrow().map_or(0, |id| id.index),
+            last: self.flusher.log().last_id().map_or(0, |id| id.index),
+            committed_term: committed.map_or(0, |id| id.term),
+        }
+    }
+
+    pub fn count(&self, add: impl FnOnce(&mut Counters)) {
+        add(&mut self.counters.lock().unwrap());
+    }
+
+    /// Notes that a peer was heard just now.
+    pub fn hear(&self, peer: u64) {
+        self.heard.lock().unwrap().insert(peer, Instant::now());
+    }
+
+    /// How long ago a peer was heard.
+    pub fn heard_ago(&self, peer: u64) -> Option<Duration> {
+        self.heard.lock().unwrap().get(&peer).map(|at| at.elapsed())
+    }
+
+    /// Proposes a command, here or up the tree. Returns one past its index and the answer. While there is no leader it waits, up to
+    /// `deadline`, since nothing has been proposed then.
+    pub async fn write(&self, command: Bytes, leader_only: bool, deadline: Instant) -> Result<(u64, Bytes), WriteError> {
+        if command.len() > MAX_COMMAND_BYTES {
+            return Err(WriteError::TooLarge(command.len()));
+        }
+        loop {
+            let attempt = tokio::time::timeout_at(deadline, self.write_once(command.clone(), leader_only, deadline)).await;
+            let error = match attempt {
+                Ok(Err(WriteError::NoLeader(why))) => WriteError::NoLeader(why),
+                Ok(result) => return result,
+                Err(_) => return Err(WriteError::Unknown("no answer in time".into())),
+            };
+            if leader_only || Instant::now() + NO_LEADER_PAUSE >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(NO_LEADER_PAUSE).await;
+        }
+    }
+
+    async fn write_once(&self, command: Bytes, leader_only: bool, deadline: Instant) -> Result<(u64, Bytes), WriteError> {
+        match self.up(leader_only) {
+            Up::Here(consensus) => consensus.write(command).await,
+            Up::Nowhere(why) => Err(WriteError::NoLeader(why)),
+            Up::At { address, leader_only } => {
+                self.count(|counters| counters.writes_forwarded += 1);
+                let call = Call::Write(ForwardCall { leader_only });
+                let left = deadline.saturating_duration_since(Instant::now());
+                match self.peers.call(&address, Purpose::Forward, call, &command, left).await {
+                    Ok((Reply::Written(written), answer)) => Ok((written.end, answer)),
+                    Ok(_) => Err(WriteError::Unknown(format!("peer {address} answered another question"))),
+                    Err(error) => Err(write_error(error)),
+                }
+            }
+        }
+    }
+
+    /// Asks for a read index, here or up the tree: one past the index a linearizable read must have seen.
+    pub async fn read_index(&self, leader_only: bool, deadline: Instant) -> Result<u64, ReadError> {
+        self.count(|counters| counters.read_index_questions += 1);
+        match self.up(leader_only) {
+            Up::Here(consensus) => consensus.read_index().await,
+            Up::Nowhere(why) => Err(ReadError::NoLeader(why)),
+            Up::At { address, leader_only } => {
+                let call = Call::ReadIndex(ForwardCall { leader_only });
+                let left = deadline.saturating_duration_since(Instant::now());
+                match self.peers.call(&address, Purpose::Forward, call, &[], left).await {
+                    Ok((Reply::ReadIndex(read), _)) => Ok(read.end),
+                    Ok(_) => Err(ReadError::NoLeader(format!("peer {address} answered another question"))),
+                    Err(error) => Err(ReadError::NoLeader(error.to_string())),
+                }
+            }
+        }
+    }
+
+    /// Waits until everything below `end` is applied here.
+    pub async fn applied(&self, end: u64, deadline: Instant) -> Result<(), ReadError> {
+        let mut applied = self.applier.applied();
+        let reached = applied.wait_for(|applied| applied.map_or(0, |id| id.index + 1) >= end);
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopped("the node is stopping".into())),
+            Err(_) => Err(ReadError::Timeout(format!("index {} to be applied here", end - 1))),
+        }
+    }
+
+    fn up(&self, leader_only: bool) -> Up {
+        let Some(consensus) = self.consensus() else {
+            return match self.tree.upstream() {
+                Some(upstream) => Up::At { address: upstream.address, leader_only: false },
+                None => Up::Nowhere("this listener is detached".into()),
+            };
+        };
+        let view = consensus.view();
+        if view.role == Role::Leader {
+            return Up::Here(consensus);
+        }
+        match view.leader.filter(|leader| *leader != self.node_id).and_then(|leader| view.membership.members.get(&leader)) {
+            // A voter asks the leader and nobody else, so that two that are wrong about it do not ask each other in circles.
+            Some(_) if leader_only => Up::Nowhere("this voter does not lead".into()),
+            Some(leader) => Up::At { address: leader.peer_address.clone(), leader_only: true },
+            None => Up::Nowhere("the group has no leader".into()),
+        }
+    }
+
+    /// Publishes a change of role or place.
+    pub fn update_status(&self, update: impl FnOnce(&mut Status)) {
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            update(status);
+            *status != before
+        });
+    }
+
+    /// Something broke for good: says so, and stops the node.
+    pub fn fail(&self, what: &str, error: impl std::fmt::Display) {
+        let text = format!("{what}: {error}");
+        tracing::error!("{text}");
+        let _ = self.events.send(NodeEvent::Failed(text));
+        self.stopping.send_replace(true);
+    }
+}
+
+fn write_error(error: CallError) -> WriteError {
+    match error.reason() {
+        Some(Reason::Busy) => WriteError::Busy,
+        Some(Reason::OutcomeUnknown) => WriteError::Unknown(error.to_string()),
+        Some(_) => WriteError::NoLeader(error.to_string()),
+        None => match error {
+            CallError::NotSent(_) => WriteError::NoLeader(error.to_string()),
+            CallError::Lost(_) | CallError::Rejected(_) => WriteError::Unknown(error.to_string()),
+        },
+    }
+}
+
+impl From<WriteError> for Reject {
+    fn from(error: WriteError) -> Reject {
+        let reason = match error {
+            WriteError::NoLeader(_) => Reason::NoLeader,
+            WriteError::Unknown(_) => Reason::OutcomeUnknown,
+            WriteError::Busy => Reason::Busy,
+            WriteError::TooLarge(_) => Reason::Invalid,
+            WriteError::Stopped(_) => Reason::Stopped,
+        };
+        Reject::new(reason, error.to_string())
+    }
+}
+
+impl From<ReadError> for Reject {
+    fn from(error: ReadError) -> Reject {
+        let reason = match error {
+            ReadError::NoLeader(_) | ReadError::LeaderChanged | ReadError::Timeout(_) => Reason::NoLeader,
+            ReadError::Stopped(_) => Reason::Stopped,
+        };
+        Reject::new(reason, error.to_string())
+    }
+}

@@ -1,0 +1,209 @@
+//! Runs the log's flushes, and tells who waits for them.
+//!
+//! The log queues; this decides where the blocking part runs. In production that is one thread per node, so that an fsync never holds
+//! up the node's event loop; with [`Flushing::Inline`] it is a task on the node's own runtime, which is what a simulator with virtual
+//! time needs, where no real thread may exist.
+
+use eaves_log::{Log, Ticket};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// Where flushes run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flushing {
+    /// On a thread of their own.
+    #[default]
+    Thread,
+    /// On the node's runtime, each taking this long by the runtime's clock.
+    Inline(Duration),
+}
+
+type Waiter = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// The log together with its flushes. One per node; the only caller of `next_flush`.
+pub(crate) struct Flusher {
+    log: Log,
+    waiters: Mutex<VecDeque<(Ticket, Waiter)>>,
+    durable_end: watch::Sender<u64>,
+    failure: watch::Sender<Option<String>>,
+    signal: Signal,
+}
+
+/// Wakes the thread or the task, whichever it is.
+struct Signal {
+    flushing: Flushing,
+    state: Mutex<SignalState>,
+    changed: Condvar,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct SignalState {
+    work: bool,
+    stop: bool,
+}
+
+impl Flusher {
+    /// Starts flushing `log`. Inline flushing must be started inside a tokio runtime.
+    pub fn start(log: Log, flushing: Flushing) -> io::Result<Arc<Flusher>> {
+        let signal =
+            Signal { flushing, state: Mutex::new(SignalState::default()), changed: Condvar::new(), notify: Notify::new() };
+        let flusher = Arc::new(Flusher {
+            durable_end: watch::Sender::new(log.durable_end()),
+            failure: watch::Sender::new(None),
+            waiters: Mutex::new(VecDeque::new()),
+            signal,
+            log,
+        });
+        let runner = flusher.clone();
+        match flushing {
+            Flushing::Thread => {
+                std::thread::Builder::new().name("eaves-flush".into()).spawn(move || runner.run_thread())?;
+            }
+            Flushing::Inline(latency) => {
+                tokio::spawn(async move { runner.run_inline(latency).await });
+            }
+        }
+        Ok(flusher)
+    }
+
+    /// The log itself, to read and to append to; after an append call [`Flusher::when_durable`] or [`Flusher::kick`].
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Calls `waiter` once everything up to `ticket` is on disk, or has failed. Callers that wait for several tickets are called in
+    /// the order they asked.
+    pub fn when_durable(&self, ticket: Ticket, waiter: impl FnOnce(io::Result<()>) + Send + 'static) {
+        self.waiters.lock().unwrap().push_back((ticket, Box::new(waiter)));
+        self.kick();
+    }
+
+    /// Waits until everything up to `ticket` is on disk.
+    pub async fn durable(&self, ticket: Ticket) -> io::Result<()> {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.when_durable(ticket, move |result| drop(done.send(result)));
+        wait.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Says that something was appended.
+    pub fn kick(&self) {
+        self.signal.raise(|state| state.work = true);
+    }
+
+    /// The first index that is not yet on disk, as it grows. A truncation may take it back.
+    pub fn durable_end(&self) -> watch::Receiver<u64> {
+        self.durable_end.subscribe()
+    }
+
+    /// The error that broke the log, once there is one. The node must stop: nothing more can be acknowledged.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.subscribe()
+    }
+
+    /// Flushes what waits and ends. Idempotent.
+    pub fn stop(&self) {
+        self.signal.raise(|state| state.stop = true);
+    }
+
+    fn run_thread(&self) {
+        while self.signal.wait() {
+            while self.flush_once() {}
+        }
+        self.finish();
+    }
+
+    async fn run_inline(&self, latency: Duration) {
+        loop {
+            let go_on = self.signal.wait_async().await;
+            while self.log.has_flush() {
+                tokio::time::sleep(latency).await;
+                self.flush_once();
+            }
+            if !go_on {
+                return self.finish();
+            }
+        }
+    }
+
+    /// Runs the next flush; false when nothing waited.
+    fn flush_once(&self) -> bool {
+        let Some(job) = self.log.next_flush() else { return false };
+        let result = self.log.flushed(job.run());
+        self.durable_end.send_if_modified(|end| std::mem::replace(end, self.log.durable_end()) != self.log.durable_end());
+        match result {
+            Ok(ticket) => self.answer(|waiting| waiting <= ticket, || Ok(())),
+            Err(poisoned) => {
+                let text = poisoned.to_string();
+                tracing::error!("stop writing the log: {text}");
+                self.failure.send_replace(Some(text.clone()));
+                self.answer(|_| true, || Err(io::Error::other(text.clone())));
+            }
+        }
+        true
+    }
+
+    fn answer(&self, ready: impl Fn(Ticket) -> bool, result: impl Fn() -> io::Result<()>) {
+        loop {
+            // Called outside the lock: a waiter may append again.
+            let waiter = {
+                let mut waiters = self.waiters.lock().unwrap();
+                match waiters.front() {
+                    Some((ticket, _)) if ready(*ticket) => waiters.pop_front().expect("the front was there").1,
+                    _ => return,
+                }
+            };
+            waiter(result());
+        }
+    }
+
+    fn finish(&self) {
+        while self.flush_once() {}
+        self.answer(|_| true, || Err(stopped()));
+    }
+}
+
+impl Signal {
+    fn raise(&self, set: impl FnOnce(&mut SignalState)) {
+        set(&mut self.state.lock().unwrap());
+        match self.flushing {
+            Flushing::Thread => self.changed.notify_one(),
+            Flushing::Inline(_) => self.notify.notify_one(),
+        }
+    }
+
+    /// Takes the work flag; `None` when there is nothing to do yet, else whether to go on after it.
+    fn take(state: &mut SignalState) -> Option<bool> {
+        match (std::mem::take(&mut state.work), state.stop) {
+            (_, true) => Some(false),
+            (true, false) => Some(true),
+            (false, false) => None,
+        }
+    }
+
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        loop {
+            match Signal::take(&mut state) {
+                Some(go_on) => return go_on,
+                None => state = self.changed.wait(state).unwrap(),
+            }
+        }
+    }
+
+    async fn wait_async(&self) -> bool {
+        loop {
+            if let Some(go_on) = Signal::take(&mut self.state.lock().unwrap()) {
+                return go_on;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the node is stopping")
+}

@@ -1,0 +1,107 @@
+//! Keeps the disk in order: makes the applied state durable in the background, and decides how much log stays.
+//!
+//! State: durable about every [`PERSIST_INTERVAL`], so that a restart re-applies little, and never ahead of the durable log. Log: an
+//! entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since every
+//! entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours.
+
+use crate::applier::Applier;
+use crate::flusher::Flusher;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How long applied state may stay in memory only. Short enough that a restart re-applies little, long enough that the state's
+/// commits are few beside the log's flushes.
+pub const PERSIST_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Applied but not yet durable bytes beyond which applying waits. With the log's cache, the larger part of a busy node's memory.
+pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
+
+/// Persists and releases. One per node, kept across changes of role.
+pub(crate) struct Keeper {
+    flusher: Arc<Flusher>,
+    applier: Arc<Applier>,
+    retention_bytes: u64,
+    /// One past the last index in the durable state.
+    persisted_end: watch::Sender<u64>,
+    wanted: Notify,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Keeper {
+    pub fn new(flusher: Arc<Flusher>, applier: Arc<Applier>, retention_bytes: u64) -> Arc<Keeper> {
+        let persisted_end = watch::Sender::new(applier.state().next_index());
+        Arc::new(Keeper { flusher, applier, retention_bytes, persisted_end, wanted: Notify::new(), turn: tokio::sync::Mutex::default() })
+    }
+
+    /// Works until an I/O error; returns it. The node must stop then.
+    pub async fn run(self: Arc<Keeper>) -> io::Error {
+        loop {
+            let _ = tokio::time::timeout(PERSIST_INTERVAL, self.wanted.notified()).await;
+            if let Err(error) = self.turn().await {
+                return error;
+            }
+        }
+    }
+
+    async fn turn(&self) -> io::Result<()> {
+        self.persist_to(*self.flusher.durable_end().borrow()).await?;
+        self.release();
+        Ok(())
+    }
+
+    /// One past the last index in the durable state: Raft may purge below it.
+    pub fn persisted_end(&self) -> watch::Receiver<u64> {
+        self.persisted_end.subscribe()
+    }
+
+    /// Makes all that is applied at this moment durable, waiting for the log where it is behind.
+    pub async fn persist_applied(&self) -> io::Result<()> {
+        let end = self.applier.state().next_index();
+        let log_end = self.flusher.log().last_id().map_or(0, |id| id.index + 1);
+        let mut durable_end = self.flusher.durable_end();
+        durable_end.wait_for(|durable| *durable >= end.min(log_end)).await.map_err(io::Error::other)?;
+        self.persist_to(end).await
+    }
+
+    /// Says that the state was replaced by a durable one.
+    pub fn installed(&self) {
+        self.persisted_end.send_replace(self.applier.state().next_index());
+    }
+
+    /// Waits while too much is applied but not durable.
+    pub async fn room_to_apply(&self) -> io::Result<()> {
+        while self.applier.unpersisted_bytes() > UNPERSISTED_MAX_BYTES {
+            self.persist_applied().await?;
+        }
+        Ok(())
+    }
+
+    async fn persist_to(&self, end: u64) -> io::Result<()> {
+        let _turn = self.turn.lock().await;
+        if end <= *self.persisted_end.borrow() {
+            return Ok(());
+        }
+        let applier = self.applier.clone();
+        let persist = move || applier.persist(end - 1);
+        let persisted = tokio::task::spawn_blocking(persist).await.map_err(io::Error::other)??;
+        self.persisted_end.send_if_modified(|known| {
+            let moved = persisted.is_some_and(|index| index + 1 > *known);
+            if moved {
+                *known = persisted.map_or(0, |index| index + 1);
+            }
+            moved
+        });
+        Ok(())
+    }
+
+    /// Deletes the oldest segments that the durable state covers while the log is larger than the bound.
+    fn release(&self) {
+        let persisted_end = *self.persisted_end.borrow();
+        if persisted_end > 0 {
+            self.flusher.log().release_beyond(self.retention_bytes, persisted_end - 1);
+            self.flusher.kick();
+        }
+    }
+}

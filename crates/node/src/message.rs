@@ -1,0 +1,370 @@
+//! What peers say to each other, as protobuf: the handshake, questions and answers, and the packets of each kind of stream.
+//!
+//! The tree's own messages are in `tree_wire`; Raft's are here as plain numbers and converted in `raft`.
+
+use crate::member::MemberBytes;
+use crate::position::LogIdBytes;
+use crate::raft::VoteBytes;
+use crate::tree_wire::AnswerBytes;
+use prost::{Message, Oneof};
+
+/// The version of everything between peers. A peer of another version is refused with both numbers (B12).
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
+
+/// First on every connection.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// 0: the caller does not belong to a cluster yet.
+    #[prost(fixed64, tag = "2")]
+    pub cluster_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    #[prost(enumeration = "Purpose", tag = "4")]
+    pub purpose: i32,
+}
+
+/// What a connection is for. One each, so that a large snapshot never stands before a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prost::Enumeration)]
+pub(crate) enum Purpose {
+    Unknown = 0,
+    /// Votes, heartbeats, tree questions: small and urgent.
+    Control = 1,
+    /// Writes and reads on their way to the leader.
+    Forward = 2,
+    /// Raft's AppendEntries, pipelined.
+    Append = 3,
+    /// A listener and its upstream.
+    Feed = 4,
+    /// A snapshot, in either direction.
+    Snapshot = 5,
+}
+
+/// The answer to [`Hello`], when welcome.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Welcome {
+    #[prost(fixed64, tag = "1")]
+    pub cluster_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+}
+
+/// The answer to [`Hello`], when not; or to a request.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Reject {
+    #[prost(enumeration = "Reason", tag = "1")]
+    pub reason: i32,
+    #[prost(string, tag = "2")]
+    pub text: String,
+}
+
+/// Why a peer said no, by what the asker does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum Reason {
+    Unknown = 0,
+    /// Another cluster, version or protocol: an administrator must look.
+    Mismatch = 1,
+    /// Nothing was done: try again later.
+    NoLeader = 2,
+    /// Nothing was done: slow down.
+    Busy = 3,
+    /// It may have been done.
+    OutcomeUnknown = 4,
+    /// The peer stops.
+    Stopped = 5,
+    /// The request makes no sense there.
+    Invalid = 6,
+}
+
+/// A question, with an id that the answer repeats. Payloads (a command, log frames) ride in the packet's tail.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Request {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub call: Option<Call>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Call {
+    #[prost(message, tag = "2")]
+    Vote(VoteCall),
+    #[prost(message, tag = "3")]
+    PreVote(VoteCall),
+    #[prost(message, tag = "4")]
+    TransferLeader(TransferCall),
+    #[prost(message, tag = "5")]
+    Append(AppendHead),
+    #[prost(message, tag = "6")]
+    ReadIndex(ForwardCall),
+    #[prost(message, tag = "7")]
+    Write(ForwardCall),
+    #[prost(message, tag = "8")]
+    Ask(Empty),
+    #[prost(message, tag = "9")]
+    Describe(DescribeCall),
+    #[prost(message, tag = "10")]
+    Publish(MemberBytes),
+}
+
+/// The answer to the [`Request`] of the same id.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Response {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    pub reply: Option<Reply>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Reply {
+    #[prost(message, tag = "2")]
+    Reject(Reject),
+    #[prost(message, tag = "3")]
+    Vote(VoteReply),
+    #[prost(message, tag = "4")]
+    Done(Empty),
+    #[prost(message, tag = "5")]
+    Appended(AppendedHead),
+    #[prost(message, tag = "6")]
+    ReadIndex(IndexReply),
+    /// The state machine's answer is the tail.
+    #[prost(message, tag = "7")]
+    Written(IndexReply),
+    #[prost(message, tag = "8")]
+    Answer(AnswerBytes),
+    #[prost(message, tag = "9")]
+    Rows(Rows),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Empty {}
+
+/// A request for the leader, on its way there.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct ForwardCall {
+    /// Whether the receiver must be the leader itself and pass it on to nobody.
+    #[prost(bool, tag = "1")]
+    pub leader_only: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct VoteCall {
+    #[prost(message, required, tag = "1")]
+    pub vote: VoteBytes,
+    #[prost(message, optional, tag = "2")]
+    pub last_log_id: Option<LogIdBytes>,
+    #[prost(bool, tag = "3")]
+    pub leadership_transfer: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct VoteReply {
+    #[prost(message, required, tag = "1")]
+    pub vote: VoteBytes,
+    #[prost(bool, tag = "2")]
+    pub granted: bool,
+    #[prost(message, optional, tag = "3")]
+    pub last_log_id: Option<LogIdBytes>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct TransferCall {
+    #[prost(message, required, tag = "1")]
+    pub from_leader: VoteBytes,
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+    #[prost(message, optional, tag = "3")]
+    pub last_log_id: Option<LogIdBytes>,
+}
+
+/// Raft's AppendEntries (paper, figure 2); the entries are the packet's tail.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct AppendHead {
+    #[prost(message, required, tag = "1")]
+    pub vote: VoteBytes,
+    #[prost(message, optional, tag = "2")]
+    pub prev_log_id: Option<LogIdBytes>,
+    #[prost(message, optional, tag = "3")]
+    pub leader_commit: Option<LogIdBytes>,
+}
+
+/// What became of an [`AppendHead`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct AppendedHead {
+    #[prost(oneof = "Appended", tags = "1, 2, 3")]
+    pub outcome: Option<Appended>,
+}
+
+#[derive(Clone, Copy, PartialEq, Oneof)]
+pub(crate) enum Appended {
+    /// Matches up to here; absent inside when nothing does yet.
+    #[prost(message, tag = "1")]
+    Matching(MaybeLogId),
+    #[prost(message, tag = "2")]
+    Conflict(LogIdBytes),
+    #[prost(message, tag = "3")]
+    HigherVote(VoteBytes),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct MaybeLogId {
+    #[prost(message, optional, tag = "1")]
+    pub id: Option<LogIdBytes>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct IndexReply {
+    /// One past the index: everything below must be applied.
+    #[prost(uint64, tag = "1")]
+    pub end: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct DescribeCall {
+    /// How long the asker waits, in milliseconds; whoever passes the question on keeps a part of it.
+    #[prost(uint32, tag = "1")]
+    pub timeout_ms: u32,
+    /// Whether to describe everything below too.
+    #[prost(bool, tag = "2")]
+    pub below: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Rows {
+    #[prost(message, repeated, tag = "1")]
+    pub rows: Vec<RowBytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RowBytes {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(uint32, tag = "3")]
+    pub role: u32,
+    #[prost(string, tag = "4")]
+    pub client_url: String,
+    #[prost(string, tag = "5")]
+    pub peer_url: String,
+    #[prost(uint64, optional, tag = "6")]
+    pub upstream: Option<u64>,
+    #[prost(uint32, optional, tag = "7")]
+    pub depth: Option<u32>,
+    #[prost(string, tag = "8")]
+    pub zone: String,
+    #[prost(uint64, tag = "9")]
+    pub committed: u64,
+    #[prost(uint64, tag = "10")]
+    pub applied: u64,
+    #[prost(uint32, tag = "11")]
+    pub registered: u32,
+    #[prost(uint32, tag = "12")]
+    pub capacity: u32,
+}
+
+/// A listener says from where it wants to be fed, once accepted.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct FeedFrom {
+    /// The last entry of its log.
+    #[prost(message, optional, tag = "1")]
+    pub last: Option<LogIdBytes>,
+    /// The chain value up to there (B12).
+    #[prost(fixed64, tag = "2")]
+    pub chain: u64,
+}
+
+/// The upstream answers a [`FeedFrom`].
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FeedStart {
+    #[prost(oneof = "Start", tags = "1, 2, 3")]
+    pub start: Option<Start>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Start {
+    /// Entries follow, or will once there are any.
+    #[prost(message, tag = "1")]
+    Entries(Empty),
+    /// The log no longer reaches back: fetch a snapshot first (B9).
+    #[prost(message, tag = "2")]
+    NeedSnapshot(NeedSnapshot),
+    /// The logs differ: an administrator must look (B12).
+    #[prost(message, tag = "3")]
+    Mismatch(Mismatch),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct NeedSnapshot {
+    /// The first index the upstream still has.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Mismatch {
+    /// The index at which the logs were compared.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(fixed64, tag = "2")]
+    pub upstream_chain: u64,
+    #[prost(fixed64, tag = "3")]
+    pub listener_chain: u64,
+}
+
+/// Head of a batch of entries; the frames are the tail.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct EntriesHead {
+    /// The index of the first frame.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+}
+
+/// A listener says how far it came, for flow control (B10) and for people (B15).
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct PositionHead {
+    /// One past the last index it holds.
+    #[prost(uint64, tag = "1")]
+    pub received_end: u64,
+    /// One past the last index it applied.
+    #[prost(uint64, tag = "2")]
+    pub applied_end: u64,
+}
+
+/// First of a snapshot. With a vote it is Raft's InstallSnapshot, pushed by a leader; without, a listener asked for it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SnapshotHead {
+    #[prost(message, optional, tag = "1")]
+    pub vote: Option<VoteBytes>,
+    /// The state's position (`Applied` as bytes).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub position: bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub size_hint_bytes: u64,
+}
+
+/// A piece of a snapshot, in the tail, with its checksum.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct ChunkHead {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(fixed32, tag = "2")]
+    pub crc32c: u32,
+}
+
+/// Last of a snapshot: how many pieces there were; and, from the receiver, that it is installed.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct SnapshotEnd {
+    #[prost(uint64, tag = "1")]
+    pub chunks: u64,
+    #[prost(message, optional, tag = "2")]
+    pub vote: Option<VoteBytes>,
+}
+
+impl Reject {
+    pub fn new(reason: Reason, text: impl Into<String>) -> Reject {
+        Reject { reason: reason as i32, text: text.into() }
+    }
+}

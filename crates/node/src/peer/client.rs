@@ -1,0 +1,249 @@
+//! Connections to peers: the handshake, and channels that carry many questions at once.
+
+use crate::message::{Call, Hello, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request, Response, Welcome};
+use crate::net::Network;
+use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
+use bytes::{Bytes, BytesMut};
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the other side may take for the handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Questions on their way over one channel; one more is answered "busy" here.
+const MAX_WAITING_CALLS: usize = 16 << 10;
+
+/// Bytes gathered for one write while more questions wait.
+const WRITE_BATCH_BYTES: usize = 256 << 10;
+
+/// Who this node is to its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Me {
+    /// 0 while a new listener does not know.
+    pub cluster_id: u64,
+    pub node_id: u64,
+}
+
+/// Why a call gave no answer, by what the caller knows then.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The question never left: nothing happened.
+    #[error("{0}")]
+    NotSent(String),
+    /// It left, and no answer came: it may have happened.
+    #[error("{0}")]
+    Lost(String),
+    /// The peer said no.
+    #[error("{}", .0.text)]
+    Rejected(Reject),
+}
+
+impl CallError {
+    /// The peer's reason, if it gave one.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            CallError::Rejected(reject) => Some(reject.reason()),
+            CallError::NotSent(_) | CallError::Lost(_) => None,
+        }
+    }
+}
+
+/// A connection on which both sides know each other.
+pub(crate) struct Greeted {
+    pub reader: PacketReader,
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+    pub welcome: Welcome,
+}
+
+/// Connects and shakes hands.
+pub(crate) async fn connect(network: &dyn Network, me: Me, address: &str, purpose: Purpose) -> Result<Greeted, CallError> {
+    let not_sent = |error: io::Error| CallError::NotSent(format!("connect to peer {address}: {error}"));
+    let connection = network.connect(address).await.map_err(not_sent)?;
+    let mut writer = connection.writer;
+    let mut reader = PacketReader::new(connection.reader);
+    let hello = Hello { version: PROTOCOL_VERSION, cluster_id: me.cluster_id, from: me.node_id, purpose: purpose as i32 };
+    let greeting = async {
+        write_packet(&mut writer, Kind::Hello, &hello, &[]).await?;
+        writer.flush().await?;
+        reader.expect().await
+    };
+    let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no answer to the handshake");
+    let answer = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| not_sent(timeout()))?.map_err(not_sent)?;
+    if answer.kind == Kind::Reject {
+        return Err(CallError::Rejected(answer.head().map_err(not_sent)?));
+    }
+    let welcome = answer.expect(Kind::Welcome).map_err(not_sent)?;
+    Ok(Greeted { reader, writer, welcome })
+}
+
+/// The channels of a node, one for each address and purpose, opened when first needed and again after they broke.
+pub(crate) struct Peers {
+    network: Arc<dyn Network>,
+    me: Me,
+    channels: Mutex<HashMap<(String, Purpose), Arc<Channel>>>,
+}
+
+impl Peers {
+    pub fn new(network: Arc<dyn Network>, me: Me) -> Arc<Peers> {
+        Arc::new(Peers { network, me, channels: Mutex::default() })
+    }
+
+    pub fn me(&self) -> Me {
+        self.me
+    }
+
+    /// Opens a connection of its own, for a stream.
+    pub async fn connect(&self, address: &str, purpose: Purpose) -> Result<Greeted, CallError> {
+        connect(&*self.network, self.me, address, purpose).await
+    }
+
+    /// Asks the peer at `address` and waits at most `timeout` for the answer.
+    pub async fn call(
+        &self,
+        address: &str,
+        purpose: Purpose,
+        call: Call,
+        tail: &[u8],
+        timeout: Duration,
+    ) -> Result<(Reply, Bytes), CallError> {
+        let channel = self.channel(address, purpose);
+        let ask = async {
+            let live = channel.live(self).await?;
+            live.call(call, tail).await
+        };
+        match tokio::time::timeout(timeout, ask).await {
+            Ok(Ok((Reply::Reject(reject), _))) => Err(CallError::Rejected(reject)),
+            Ok(result) => result,
+            Err(_) => Err(CallError::Lost(format!("peer {address} did not answer within {} ms", timeout.as_millis()))),
+        }
+    }
+
+    /// Forgets addresses that no longer belong to anybody this node talks to.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.channels.lock().unwrap().retain(|(address, _), _| keep(address));
+    }
+
+    fn channel(&self, address: &str, purpose: Purpose) -> Arc<Channel> {
+        let mut channels = self.channels.lock().unwrap();
+        let channel = channels.entry((address.to_string(), purpose));
+        channel.or_insert_with(|| Arc::new(Channel { address: address.into(), purpose, live: tokio::sync::Mutex::default() })).clone()
+    }
+}
+
+/// One address for one purpose. The lock makes all who find it broken wait for one new connection.
+struct Channel {
+    address: String,
+    purpose: Purpose,
+    live: tokio::sync::Mutex<Option<Arc<Live>>>,
+}
+
+impl Channel {
+    async fn live(&self, peers: &Peers) -> Result<Arc<Live>, CallError> {
+        let mut slot = self.live.lock().await;
+        if let Some(live) = slot.as_ref().filter(|live| !live.outbox.is_closed()) {
+            return Ok(live.clone());
+        }
+        let greeted = peers.connect(&self.address, self.purpose).await?;
+        let live = Live::start(greeted, self.address.clone());
+        *slot = Some(live.clone());
+        Ok(live)
+    }
+}
+
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<(Reply, Bytes)>>>>;
+
+/// A working connection of a channel: one task writes, one reads.
+struct Live {
+    address: String,
+    next_id: AtomicU64,
+    outbox: mpsc::UnboundedSender<BytesMut>,
+    waiting: Waiting,
+}
+
+impl Live {
+    fn start(greeted: Greeted, address: String) -> Arc<Live> {
+        let (outbox, inbox) = mpsc::unbounded_channel();
+        let waiting = Waiting::default();
+        let (writer, reader) = (write_all(greeted.writer, inbox), read_answers(greeted.reader, waiting.clone()));
+        tokio::spawn({
+            let (waiting, address) = (waiting.clone(), address.clone());
+            async move {
+                let error = tokio::select! { error = writer => error, error = reader => error };
+                tracing::debug!("connection to peer {address} ended: {error}");
+                // Dropping the senders tells every caller that its answer is lost.
+                waiting.lock().unwrap().clear();
+            }
+        });
+        Arc::new(Live { address, next_id: AtomicU64::new(1), outbox, waiting })
+    }
+
+    async fn call(&self, call: Call, tail: &[u8]) -> Result<(Reply, Bytes), CallError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut packet = BytesMut::new();
+        put_packet(&mut packet, Kind::Request, &Request { id, call: Some(call) }, tail);
+        let (answer, wait) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.lock().unwrap();
+            if waiting.len() >= MAX_WAITING_CALLS {
+                return Err(CallError::Rejected(Reject::new(Reason::Busy, "too many calls wait for this peer")));
+            }
+            waiting.insert(id, answer);
+        }
+        let _forget = Forget { id, waiting: &self.waiting };
+        let gone = || format!("connection to peer {} closed", self.address);
+        self.outbox.send(packet).map_err(|_| CallError::NotSent(gone()))?;
+        wait.await.map_err(|_| CallError::Lost(gone()))
+    }
+}
+
+/// Takes a caller off the list however it ends, by answer or by timeout.
+struct Forget<'a> {
+    id: u64,
+    waiting: &'a Waiting,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.waiting.lock().unwrap().remove(&self.id);
+    }
+}
+
+/// Writes what comes, everything that waits at once. Ends with why.
+pub(crate) async fn write_all(mut writer: Box<dyn AsyncWrite + Send + Unpin>, mut inbox: mpsc::UnboundedReceiver<BytesMut>) -> io::Error {
+    while let Some(mut batch) = inbox.recv().await {
+        while batch.len() < WRITE_BATCH_BYTES {
+            match inbox.try_recv() {
+                Ok(more) => batch.extend_from_slice(&more),
+                Err(_) => break,
+            }
+        }
+        if let Err(error) = writer.write_all(&batch).await {
+            return error;
+        }
+    }
+    io::Error::new(io::ErrorKind::ConnectionAborted, "no longer needed")
+}
+
+async fn read_answers(mut reader: PacketReader, waiting: Waiting) -> io::Error {
+    loop {
+        let answer = async {
+            let packet = reader.expect().await?;
+            let response: Response = packet.expect(Kind::Response)?;
+            let reply = response.reply.ok_or_else(|| garbage("a response without a reply".into()))?;
+            Ok((response.id, reply, packet.tail))
+        };
+        match answer.await {
+            Ok((id, reply, tail)) => {
+                if let Some(caller) = waiting.lock().unwrap().remove(&id) {
+                    let _ = caller.send((reply, tail));
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}

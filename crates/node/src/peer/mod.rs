@@ -1,0 +1,4 @@
+//! Talking to other nodes: who may connect, and what is asked over connections that carry questions.
+
+pub(crate) mod client;
+pub(crate) mod server;

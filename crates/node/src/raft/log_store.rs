@@ -1,0 +1,150 @@
+//! openraft's log storage over `eaves-log`: nothing here blocks the Raft core but a read of entries that left the cache.
+
+use super::types::{Entry, RaftLogId, RaftVote, Types, VoteBytes, from_raft_log_id, to_raft_log_id};
+use crate::applier::Applier;
+use crate::flusher::Flusher;
+use bytes::Bytes;
+use eaves_log::{Base, Chain, Frame, LogId};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use prost::Message;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Bytes of entries in one AppendEntries request; one larger entry is sent alone.
+const MAX_APPEND_BYTES: usize = 1 << 20;
+
+/// The log as openraft sees it; clones are readers of the same log.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    flusher: Arc<Flusher>,
+    applier: Arc<Applier>,
+    /// Where the tree learns what is committed, the moment Raft does.
+    committed: watch::Sender<Option<LogId>>,
+}
+
+impl LogStore {
+    pub fn new(flusher: Arc<Flusher>, applier: Arc<Applier>, committed: watch::Sender<Option<LogId>>) -> LogStore {
+        LogStore { flusher, applier, committed }
+    }
+
+    fn read(&self, from: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        // Raft's purge is logical: what it purged may still be here for listeners, and must not show.
+        let log = self.flusher.log();
+        let from = from.max(log.purged().map_or(0, |id| id.index + 1)).max(log.first_index());
+        let end = end.min(log.last_id().map_or(0, |id| id.index + 1));
+        let mut entries = Vec::new();
+        let mut budget = max_bytes;
+        while from + (entries.len() as u64) < end && (budget > 0 || entries.is_empty()) {
+            let frames = log.read(from + entries.len() as u64, end - 1, budget).map_err(io::Error::other)?;
+            if frames.is_empty() {
+                break;
+            }
+            for frame in frames {
+                budget = budget.saturating_sub(frame.as_bytes().len());
+                entries.push(Entry::from_frame(frame).map_err(io::Error::other)?);
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(from, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, MAX_APPEND_BYTES)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
+        let Some(bytes) = self.flusher.log().hard_state() else { return Ok(None) };
+        let vote = VoteBytes::decode(bytes).map_err(|error| io::Error::other(format!("read vote: {error}")))?;
+        Ok(Some(vote.into()))
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let log = self.flusher.log();
+        let purged = log.purged();
+        Ok(LogState {
+            last_purged_log_id: purged.map(to_raft_log_id),
+            last_log_id: log.last_id().max(purged).map(to_raft_log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
+        let bytes = Bytes::from(VoteBytes::from(vote).encode_to_vec());
+        let ticket = self.flusher.log().save_hard_state(bytes).map_err(io::Error::other)?;
+        self.flusher.durable(ticket).await
+    }
+
+    /// The earliest moment a follower knows an entry committed; what it wakes must not be behind a lock or a disk.
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
+        let committed = committed.as_ref().map(from_raft_log_id);
+        self.committed.send_if_modified(|known| {
+            let moved = committed > *known;
+            if moved {
+                *known = committed;
+            }
+            moved
+        });
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let frames: Vec<Frame> = entries.into_iter().map(Entry::into_frame).collect();
+        let ticket = self.flusher.log().append(&frames).map_err(io::Error::other)?;
+        self.flusher.when_durable(ticket, move |result| callback.io_completed(result));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        let keep = last.as_ref().map(|id| id.index);
+        self.flusher.log().truncate_after(keep).map_err(io::Error::other)?;
+        self.flusher.kick();
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
+        let upto = from_raft_log_id(&upto);
+        let log = self.flusher.log();
+        if log.last_id() < Some(upto) {
+            // A snapshot went past the end of the log: what is left of it is of no use.
+            let applied = self.applier.state();
+            let chain = if applied.last == Some(upto) { applied.chain } else { Chain::START };
+            let ticket = log.reset(Base { last: Some(upto), chain }).map_err(io::Error::other)?;
+            return self.flusher.durable(ticket).await;
+        }
+        log.purge(upto.index);
+        self.flusher.kick();
+        Ok(())
+    }
+}

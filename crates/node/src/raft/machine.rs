@@ -1,0 +1,162 @@
+//! openraft's state machine over the node's [`Applier`].
+
+use super::types::{Entry, RaftLogId, RaftStoredMembership, Types, stored_membership_to_raft, to_raft_log_id};
+use crate::applier::Applier;
+use crate::keeper::Keeper;
+use crate::position::Applied;
+use crate::state_machine::{SnapshotSink, SnapshotSource};
+use eaves_log::Frame;
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Entries applied in one batch: enough to spread the state machine's fixed costs, few enough not to hold up the event loop.
+const MAX_APPLY_ENTRIES: usize = 1024;
+
+/// Bytes of a snapshot moved at once from one state machine to another in one process.
+const COPY_BYTES: usize = 256 << 10;
+
+/// What openraft carries from where a snapshot is made or received to where it is sent or installed.
+pub(crate) enum SnapshotData {
+    /// This node's own, to be read.
+    Source(Box<dyn SnapshotSource>),
+    /// A received one, complete in a place beside the live state.
+    Staged(Box<dyn SnapshotSink>, Applied),
+}
+
+/// The state machine handed to one openraft instance.
+///
+/// openraft's worker outlives `Raft::shutdown`: [`Fence::close`] cuts it off, so that after a change of role only the new owner
+/// applies.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    applier: Arc<Applier>,
+    keeper: Arc<Keeper>,
+    fence: Fence,
+}
+
+/// Whether an openraft instance may still apply.
+#[derive(Clone, Default)]
+pub(crate) struct Fence(Arc<AtomicBool>);
+
+impl Fence {
+    /// From now on the instance's state machine refuses everything.
+    pub fn close(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("this Raft instance was stopped")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Machine {
+    pub fn new(applier: Arc<Applier>, keeper: Arc<Keeper>, fence: Fence) -> Machine {
+        Machine { applier, keeper, fence }
+    }
+
+    fn apply_batch(&self, batch: &mut Vec<(Frame, Option<ApplyResponder<Types>>)>) -> io::Result<()> {
+        self.fence.check()?;
+        let frames: Vec<Frame> = batch.iter().map(|(frame, _)| frame.clone()).collect();
+        let answers = self.applier.apply(&frames)?;
+        for ((_, responder), answer) in batch.drain(..).zip(answers) {
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Machine;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
+        let applied = self.applier.state();
+        Ok((applied.last.map(to_raft_log_id), stored_membership_to_raft(&applied.membership)))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<(Entry, Option<ApplyResponder<Types>>)>> + Unpin + Send,
+    {
+        let mut batch = Vec::new();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            batch.push((entry.into_frame(), responder));
+            if batch.len() == MAX_APPLY_ENTRIES {
+                self.keeper.room_to_apply().await?;
+                self.apply_batch(&mut batch)?;
+                tokio::task::yield_now().await;
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.keeper.room_to_apply().await?;
+        self.apply_batch(&mut batch)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Machine {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, data: SnapshotData) -> io::Result<()> {
+        self.fence.check()?;
+        let machine = self.clone();
+        let meta = meta.clone();
+        tokio::task::spawn_blocking(move || {
+            let (sink, at) = match data {
+                SnapshotData::Staged(sink, at) => (sink, at),
+                SnapshotData::Source(source) => copy(source, &machine.applier)?,
+            };
+            if at.last.map(to_raft_log_id) != meta.last_log_id {
+                return Err(io::Error::other(format!("snapshot stands at {:?}, its announcement said {:?}", at.last, meta.last_log_id)));
+            }
+            machine.applier.install(sink, at)
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types, SnapshotData>>> {
+        let applier = self.applier.clone();
+        let found = tokio::task::spawn_blocking(move || applier.snapshot()).await.map_err(io::Error::other)??;
+        Ok(found.map(|(at, source)| SnapshotOf::<Types, SnapshotData> { meta: meta(&at), snapshot: SnapshotData::Source(source) }))
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    type SnapshotData = SnapshotData;
+
+    /// Cheap: the state is on disk anyway, a snapshot is a read transaction. It is what allows Raft to purge its log.
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types, SnapshotData>> {
+        self.keeper.persist_applied().await?;
+        let built = self.get_current_snapshot().await?;
+        built.ok_or_else(|| io::Error::other("build a snapshot: nothing was applied yet"))
+    }
+}
+
+pub(crate) fn meta(at: &Applied) -> SnapshotMetaOf<Types> {
+    SnapshotMetaOf::<Types> {
+        last_log_id: at.last.map(to_raft_log_id),
+        last_membership: stored_membership_to_raft(&at.membership),
+    }
+}
+
+fn copy(mut source: Box<dyn SnapshotSource>, applier: &Applier) -> io::Result<(Box<dyn SnapshotSink>, Applied)> {
+    let at = Applied::from_position(&source.position()).map_err(io::Error::other)?;
+    let mut sink = applier.receive()?;
+    while let Some(chunk) = source.next_chunk(COPY_BYTES)? {
+        sink.write_chunk(chunk)?;
+    }
+    Ok((sink, at))
+}
+

@@ -1,0 +1,275 @@
+//! Consensus: openraft, and everything that knows its types.
+//!
+//! The rest of the node sees [`Consensus`]: propose, ask for a read index, hand in what peers sent, watch what this voter is. The
+//! settings are the ones that openraft leaves to its users and that matter for correctness; each says why.
+
+mod convert;
+mod log_store;
+mod machine;
+mod network;
+mod types;
+
+pub(crate) use types::VoteBytes;
+
+use crate::applier::Applier;
+use crate::error::{ReadError, WriteError};
+use crate::flusher::Flusher;
+use crate::keeper::Keeper;
+use crate::member::{Member, Membership};
+use crate::message::{AppendHead, AppendedHead, TransferCall, VoteCall, VoteReply};
+use crate::peer::client::Peers;
+use crate::position::Applied;
+use crate::status::Role;
+use crate::wire::{Kind, PacketReader, put_packet};
+use bytes::{Bytes, BytesMut};
+use eaves_log::LogId;
+use futures_util::StreamExt;
+use log_store::LogStore;
+use machine::{Fence, Machine, SnapshotData, meta};
+use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use types::{Data, Types};
+
+/// Raft's times, named as etcd names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftTimes {
+    /// How often a leader that has nothing to say says so. etcd's default, 100 ms.
+    pub heartbeat_interval: Duration,
+    /// How long a follower waits for that before it stands for election: between once and twice this.
+    pub election_timeout: Duration,
+}
+
+impl Default for RaftTimes {
+    fn default() -> Self {
+        RaftTimes { heartbeat_interval: Duration::from_millis(100), election_timeout: Duration::from_millis(500) }
+    }
+}
+
+/// What this voter is, as it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VoterView {
+    pub role: Role,
+    pub term: u64,
+    pub leader: Option<u64>,
+    pub membership: Membership,
+}
+
+/// A running voter.
+pub(crate) struct Consensus {
+    raft: Raft<Types, Machine>,
+    applier: Arc<Applier>,
+    fence: Fence,
+}
+
+impl Consensus {
+    /// Opens Raft on the node's log and state.
+    pub async fn start(
+        id: u64,
+        times: RaftTimes,
+        snapshot_entries: u64,
+        parts: (Arc<Flusher>, Arc<Applier>, Arc<Keeper>, Arc<Peers>),
+        committed: watch::Sender<Option<LogId>>,
+    ) -> io::Result<Consensus> {
+        let (flusher, applier, keeper, peers) = parts;
+        let fence = Fence::default();
+        let log = LogStore::new(flusher, applier.clone(), committed);
+        let machine = Machine::new(applier.clone(), keeper, fence.clone());
+        let config = Arc::new(settings(times, snapshot_entries).validate().map_err(io::Error::other)?);
+        let network = network::Network::new(peers);
+        let raft = Raft::new(id, config, network, log, machine).await.map_err(io::Error::other)?;
+        Ok(Consensus { raft, applier, fence })
+    }
+
+    /// Starts a new group. Every founder may call it, with the same members; those that already have a log ignore it.
+    pub async fn found(&self, members: &[Member]) -> io::Result<()> {
+        let members: BTreeMap<u64, Member> = members.iter().map(|member| (member.id, member.clone())).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(io::Error::other(format!("found the group: {error}"))),
+        }
+    }
+
+    /// Proposes a command. Returns one past its index, and the state machine's answer.
+    pub async fn write(&self, command: Bytes) -> Result<(u64, Bytes), WriteError> {
+        match self.raft.client_write(Data(command)).await {
+            Ok(written) => Ok((written.log_id.index + 1, written.data)),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(WriteError::NoLeader("this voter does not lead".into())),
+            Err(RaftError::APIError(error)) => Err(WriteError::Unknown(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(WriteError::Unknown(fatal.to_string())),
+        }
+    }
+
+    /// One past the index that a linearizable read must have seen (Raft dissertation 6.4).
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.log_id().index + 1),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+                Err(ReadError::NoLeader("this voter does not lead".into()))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(error))) => Err(ReadError::NoLeader(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(ReadError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Puts a member's current name and addresses into the membership, if this voter leads.
+    pub async fn publish(&self, member: Member) -> Result<(), WriteError> {
+        let nodes = BTreeMap::from([(member.id, member)]);
+        match self.raft.change_membership(ChangeMembers::SetNodes(nodes), true).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(WriteError::NoLeader(error.to_string())),
+        }
+    }
+
+    /// Whether this voter leads right now.
+    pub fn is_leader(&self) -> bool {
+        self.view().role == Role::Leader
+    }
+
+    /// What this voter is right now.
+    pub fn view(&self) -> VoterView {
+        let metrics = self.raft.server_metrics();
+        let now = metrics.borrow_watched();
+        let role = match now.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Follower | ServerState::Learner | ServerState::Shutdown => Role::Follower,
+        };
+        VoterView {
+            role,
+            term: now.vote.leader_id().term,
+            leader: now.current_leader,
+            membership: types::membership_from_raft(now.membership_config.membership()),
+        }
+    }
+
+    /// Calls `changed` whenever the view may have changed; ends with the voter.
+    pub async fn watch(&self, mut changed: impl FnMut(VoterView)) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            changed(self.view());
+            if openraft::async_runtime::WatchReceiver::changed(&mut metrics).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub async fn handle_vote(&self, call: VoteCall) -> io::Result<VoteReply> {
+        let answer = self.raft.vote(convert::vote_request(call)).await.map_err(io::Error::other)?;
+        Ok(convert::vote_reply(&answer))
+    }
+
+    pub async fn handle_pre_vote(&self, call: VoteCall) -> io::Result<VoteReply> {
+        let answer = self.raft.pre_vote(convert::vote_request(call)).await.map_err(io::Error::other)?;
+        Ok(convert::vote_reply(&answer))
+    }
+
+    pub async fn handle_transfer(&self, call: TransferCall) -> io::Result<()> {
+        self.raft.handle_transfer_leader(convert::transfer_request(call)).await.map_err(io::Error::other)
+    }
+
+    pub async fn handle_append(&self, head: AppendHead, tail: Bytes) -> io::Result<AppendedHead> {
+        let request = convert::append_request(head, tail)?;
+        let answer = self.raft.append_entries(request).await.map_err(io::Error::other)?;
+        Ok(convert::unary_outcome(head.prev_log_id, answer))
+    }
+
+    /// Serves a leader's replication connection until it ends. `heard` is called for every request.
+    pub async fn serve_append(
+        &self,
+        reader: PacketReader,
+        mut writer: Box<dyn AsyncWrite + Send + Unpin>,
+        heard: impl Fn() + Send + 'static,
+    ) -> io::Result<()> {
+        let (failed, failure) = tokio::sync::oneshot::channel();
+        let requests = futures_util::stream::unfold((reader, Some(failed)), move |(mut reader, mut failed)| {
+            heard();
+            async move {
+                let next = async {
+                    match reader.next().await? {
+                        Some(packet) => Ok(Some(convert::append_request(packet.expect(Kind::Append)?, packet.tail.clone())?)),
+                        None => Ok::<_, io::Error>(None),
+                    }
+                };
+                match next.await {
+                    Ok(request) => Some((request?, (reader, failed))),
+                    Err(error) => {
+                        let _ = failed.take().map(|failed| failed.send(error));
+                        None
+                    }
+                }
+            }
+        });
+        let mut results = std::pin::pin!(self.raft.stream_append(requests));
+        let mut out = BytesMut::new();
+        while let Some(result) = results.next().await {
+            let result = result.map_err(io::Error::other)?;
+            put_packet(&mut out, Kind::Appended, &convert::stream_outcome(&result), &[]);
+            writer.write_all(&out).await?;
+            out.clear();
+        }
+        match failure.await {
+            Ok(error) => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Installs a snapshot that a leader pushed and that is complete beside the live state.
+    pub async fn install(&self, vote: VoteBytes, sink: Box<dyn crate::state_machine::SnapshotSink>, at: Applied) -> io::Result<VoteBytes> {
+        let snapshot = openraft::Snapshot { meta: meta(&at), snapshot: SnapshotData::Staged(sink, at) };
+        let answer = self.raft.install_full_snapshot(vote.into(), snapshot).await.map_err(io::Error::other)?;
+        Ok((&answer.vote).into())
+    }
+
+    /// Tells Raft that entries up to and including `index` are on their way out.
+    pub async fn purge(&self, index: u64) {
+        if let Err(error) = self.raft.trigger().purge_log(index).await {
+            tracing::debug!("purge Raft's log: {error}");
+        }
+    }
+
+    /// Stops this voter and cuts it off the state machine; the log and the state stay for the next role.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!("stop Raft: {error}");
+        }
+        self.fence.close();
+        // Waits for an apply under way: the lock inside is free afterwards.
+        self.applier.state();
+    }
+}
+
+fn settings(times: RaftTimes, snapshot_entries: u64) -> openraft::Config {
+    let election_ms = times.election_timeout.as_millis() as u64;
+    openraft::Config {
+        cluster_name: "eaves".into(),
+        heartbeat_interval: times.heartbeat_interval.as_millis() as u64,
+        election_timeout_min: election_ms,
+        election_timeout_max: 2 * election_ms,
+        // A restarted or partitioned voter must not disturb a working leader (dissertation 9.6).
+        enable_pre_vote: Some(true),
+        // Without it a partial partition can block elections for ever.
+        quorum_loss_probe_interval: Some(4 * election_ms),
+        // A stale vote for itself must not make a node a leader again after a change of role.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: None,
+        // What "caught up" means for a new member: a few entries, not thousands.
+        replication_lag_threshold: 100,
+        // One write's entries go out at once, not at the end of the core's turn.
+        broadcast_submitted_on_append: Some(true),
+        backoff: "50ms..1s".into(),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_entries),
+        // The keeper says when the log goes, by size; a snapshot alone purges nothing.
+        max_in_snapshot_log_to_keep: u64::MAX,
+        purge_batch_size: 1,
+        // Bounded by bytes in the log store.
+        max_payload_entries: 4096,
+        install_snapshot_timeout: 10 * 60 * 1000,
+        ..openraft::Config::default()
+    }
+}

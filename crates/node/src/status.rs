@@ -1,0 +1,157 @@
+//! What a node says about itself.
+
+use crate::member::Member;
+
+/// What a node is right now. A value, not a type: it may change while the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A voter that leads.
+    Leader,
+    /// A voter that follows.
+    Follower,
+    /// A voter that stands for election.
+    Candidate,
+    /// A replica outside the group (S2).
+    Listener,
+}
+
+impl Role {
+    /// The name used in `eaves tree --json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Listener => "listener",
+        }
+    }
+
+    pub(crate) fn to_number(self) -> u32 {
+        match self {
+            Role::Leader => 1,
+            Role::Follower => 2,
+            Role::Candidate => 3,
+            Role::Listener => 4,
+        }
+    }
+
+    pub(crate) fn from_number(number: u32) -> Option<Role> {
+        [Role::Leader, Role::Follower, Role::Candidate, Role::Listener].into_iter().find(|role| role.to_number() == number)
+    }
+}
+
+/// A node's view of itself, published whenever role, leader or place in the tree change. The positions are those of that moment;
+/// [`crate::Node::positions`] has the current ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The cluster.
+    pub cluster_id: u64,
+    /// This node.
+    pub node_id: u64,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// Raft term; a listener's is the term of its last committed entry. 0 when there is none.
+    pub term: u64,
+    /// The leader this node knows of; a listener hears it from its upstream.
+    pub leader: Option<u64>,
+    /// Who feeds this node: a listener's upstream when attached.
+    pub upstream: Option<u64>,
+    /// 0 for a voter, the upstream's depth + 1 for an attached listener.
+    pub depth: Option<u32>,
+}
+
+/// How far a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Positions {
+    /// Last log index known committed; 0 when none is.
+    pub committed: u64,
+    /// Last log index applied to the state machine; 0 when none is.
+    pub applied: u64,
+    /// Last index in the log; 0 when it is empty.
+    pub last: u64,
+    /// The term of the last committed entry.
+    pub committed_term: u64,
+}
+
+/// One node of the tree, as it describes itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeRow {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// Where clients reach it.
+    pub client_url: String,
+    /// Where peers reach it.
+    pub peer_url: String,
+    /// Who feeds it; `None` for voters and for detached listeners.
+    pub upstream: Option<u64>,
+    /// 0 for voters; `None` when detached.
+    pub depth: Option<u32>,
+    /// Its zone, empty when it has none.
+    pub zone: String,
+    /// Last index it knows committed.
+    pub committed: u64,
+    /// Last index it applied.
+    pub applied: u64,
+    /// How many entries it is behind the node that is furthest.
+    pub lag_entries: u64,
+    /// How many listeners are registered with it.
+    pub registered: u32,
+    /// How many it accepts.
+    pub capacity: u32,
+}
+
+/// Something that happened on this node, for people to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// The role, the term or the known leader changed.
+    Role {
+        /// What the node is now.
+        role: Role,
+        /// In which term.
+        term: u64,
+        /// Who leads, as far as it knows.
+        leader: Option<u64>,
+    },
+    /// Its place in the tree changed, or that of a listener below it; in words.
+    Tree(String),
+    /// A snapshot was received, made or refused; in words.
+    Snapshot(String),
+    /// The node broke and stops: an administrator must look.
+    Failed(String),
+}
+
+/// Plain counters of one node; the edge turns them into whatever is scraped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commands proposed through this node.
+    pub writes: u64,
+    /// Writes passed on towards the leader.
+    pub writes_forwarded: u64,
+    /// Linearizable reads ordered.
+    pub reads: u64,
+    /// Read-index questions asked for them (B13): fewer, since waiting reads share one.
+    pub read_index_questions: u64,
+    /// Bytes of entries pushed to listeners (B18: stays 0 on a leader).
+    pub feed_bytes: u64,
+    /// Entries pushed to listeners.
+    pub feed_entries: u64,
+    /// Snapshots served to listeners.
+    pub snapshots_served: u64,
+    /// Snapshots received.
+    pub snapshots_received: u64,
+    /// Times this listener found a new upstream.
+    pub moves: u64,
+    /// Listeners that left or were kicked.
+    pub listeners_left: u64,
+}
+
+/// The parts of a [`Member`] that it tells about itself.
+pub(crate) fn same_publication(one: &Member, other: &Member) -> bool {
+    one.name == other.name && one.client_urls == other.client_urls
+}

@@ -1,0 +1,318 @@
+//! Drives the tree protocol: the one loop that owns this node's [`TreeNode`], feeds it what happens and does what it asks.
+//!
+//! Everything comes in as one closed `Input`; connections have tasks of their own (`links`) and report here. Positions that change with
+//! every entry do not wake the loop: it reads them when it has something to say.
+
+use crate::core::Core;
+use crate::identity::write_durably;
+use crate::links::{self, LinkCommand};
+use crate::message::{Call, Empty, Purpose, Reply};
+use crate::status::{NodeEvent, Role};
+use crate::tree_wire::SavedBytes;
+use eaves_tree::{Address, Answer, Event, Instant, LinkId, LogPosition, LogVerdict, Message, NodeId, Output, Peer, Register, TreeNode, VoterState};
+use prost::Message as _;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The file that keeps the upstream list and learned addresses (S6, B5).
+const SAVED_FILE: &str = "upstreams";
+
+/// How often a voter's freshness is looked at (B8): half the time after which it counts as stale is twice this.
+const FRESHNESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What happens, as the loop hears of it.
+pub(crate) enum Input {
+    Ask { from: NodeId, answer: oneshot::Sender<Answer> },
+    Answered { from: Address, answer: Answer },
+    AskFailed { to: Address },
+    Register { link: LinkId, register: Register, verdict: LogVerdict, commands: LinkSender },
+    Session { link: LinkId, message: Message },
+    Closed { link: LinkId },
+    Voter(VoterState),
+    Voters(Vec<Peer>),
+    UpstreamList(Vec<Address>),
+    Persisted { version: u64, saved: io::Result<()> },
+    Inspect(oneshot::Sender<Inspection>),
+}
+
+/// The way to one link's task.
+#[derive(Clone)]
+pub(crate) struct LinkSender {
+    pub commands: mpsc::UnboundedSender<LinkCommand>,
+    /// Raised by the task whenever anything came from the peer.
+    pub heard: Arc<AtomicBool>,
+}
+
+/// Where this node hangs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub upstream: Option<PeerAt>,
+    pub depth: Option<u32>,
+    pub leader: Option<u64>,
+}
+
+/// A node and its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerAt {
+    pub id: u64,
+    pub address: String,
+}
+
+/// What the protocol's state says, for people and for `describe`.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspection {
+    pub downstreams: Vec<PeerAt>,
+}
+
+/// How the rest of the node reaches the loop.
+pub(crate) struct TreeHandle {
+    inputs: mpsc::UnboundedSender<Input>,
+    place: watch::Receiver<Place>,
+}
+
+/// The loop's own ends, made before the loop so that the node can be put together.
+pub(crate) struct TreeEnds {
+    inputs: mpsc::UnboundedReceiver<Input>,
+    place: watch::Sender<Place>,
+}
+
+impl TreeHandle {
+    pub fn new() -> (TreeHandle, TreeEnds) {
+        let (inputs, receiver) = mpsc::unbounded_channel();
+        let (place, watching) = watch::channel(Place::default());
+        (TreeHandle { inputs, place: watching }, TreeEnds { inputs: receiver, place })
+    }
+
+    /// Tells the loop. A stopped loop is a stopped node.
+    pub fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input);
+    }
+
+    /// Who feeds this listener.
+    pub fn upstream(&self) -> Option<PeerAt> {
+        self.place.borrow().upstream.clone()
+    }
+
+    /// Where this node hangs, as it changes.
+    pub fn place(&self) -> watch::Receiver<Place> {
+        self.place.clone()
+    }
+
+    /// Answers a peer's question (S7).
+    pub async fn ask(&self, from: u64) -> Option<Answer> {
+        let (answer, wait) = oneshot::channel();
+        self.tell(Input::Ask { from: NodeId(from), answer });
+        wait.await.ok()
+    }
+
+    pub async fn inspect(&self) -> Option<Inspection> {
+        let (answer, wait) = oneshot::channel();
+        self.tell(Input::Inspect(answer));
+        wait.await.ok()
+    }
+}
+
+/// What was saved by an earlier run.
+pub(crate) fn load_saved(dir: &Path) -> io::Result<eaves_tree::Saved> {
+    let file = dir.join(SAVED_FILE);
+    let damaged = |what: String| io::Error::other(format!("read {}: {what}; remove the file and give --upstream again", file.display()));
+    match std::fs::read(&file) {
+        Ok(bytes) => SavedBytes::decode(&bytes[..]).map_err(|error| damaged(error.to_string()))?.try_into().map_err(
+            |error: crate::tree_wire::TreeWireError| damaged(error.to_string()),
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(eaves_tree::Saved::default()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs until the node stops.
+pub(crate) async fn run(core: Arc<Core>, tree: TreeNode, ends: TreeEnds, started: tokio::time::Instant) {
+    let mut stopping = core.stopping.subscribe();
+    let mut run = Run { core, tree, place: ends.place, links: HashMap::new(), started };
+    let mut inputs = ends.inputs;
+    let mut freshness = tokio::time::interval(FRESHNESS_INTERVAL);
+    loop {
+        run.perform();
+        let timeout = run.tree.poll_timeout().map_or(Duration::MAX, |at| at.since(run.now()));
+        tokio::select! {
+            input = inputs.recv() => match input {
+                Some(input) => run.handle(input),
+                None => return,
+            },
+            () = sleep(timeout) => run.timeout(),
+            _ = freshness.tick() => run.refresh(),
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn sleep(duration: Duration) {
+    match duration {
+        Duration::MAX => std::future::pending().await,
+        duration => tokio::time::sleep(duration).await,
+    }
+}
+
+struct Run {
+    core: Arc<Core>,
+    tree: TreeNode,
+    place: watch::Sender<Place>,
+    links: HashMap<LinkId, LinkSender>,
+    started: tokio::time::Instant,
+}
+
+impl Run {
+    fn now(&self) -> Instant {
+        Instant(self.started.elapsed().as_micros() as u64)
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.catch_up();
+        match input {
+            Input::Ask { from, answer } => drop(answer.send(self.tree.handle_ask(now, from))),
+            Input::Answered { from, answer } => self.tree.handle_answer(now, &from, answer),
+            Input::AskFailed { to } => self.tree.handle_ask_failed(now, &to),
+            Input::Register { link, register, verdict, commands } => {
+                self.links.insert(link, commands);
+                self.tree.handle_register(now, link, register, verdict);
+            }
+            Input::Session { link, message } => self.tree.handle_session_message(now, link, message),
+            Input::Closed { link } => {
+                if self.links.remove(&link).is_some() {
+                    self.tree.handle_link_closed(now, link);
+                }
+            }
+            Input::Voter(state) => self.tree.handle_voter_state(now, state),
+            Input::Voters(voters) => self.tree.handle_voters(now, voters),
+            Input::UpstreamList(upstreams) => self.tree.handle_upstream_list(now, upstreams),
+            Input::Persisted { version, saved: Ok(()) } => self.tree.handle_persisted(now, version),
+            Input::Persisted { saved: Err(error), .. } => self.core.fail("write the upstream list", error),
+            Input::Inspect(answer) => drop(answer.send(self.inspect())),
+        }
+    }
+
+    fn timeout(&mut self) {
+        self.catch_up();
+        self.tree.handle_timeout(self.now());
+    }
+
+    /// Tells the protocol what moved without waking the loop: the committed position, and who was heard.
+    fn catch_up(&mut self) {
+        let now = self.now();
+        let committed = self.core.committed.borrow().map_or(LogPosition::default(), |id| LogPosition { term: id.term, index: id.index });
+        self.tree.handle_committed(committed);
+        for (link, sender) in &self.links {
+            if sender.heard.swap(false, Ordering::Relaxed) {
+                self.tree.handle_heard(now, *link);
+            }
+        }
+    }
+
+    /// Tells a voter's protocol side whether its leader was heard lately (B8).
+    fn refresh(&mut self) {
+        let Some(consensus) = self.core.consensus() else { return };
+        let view = consensus.view();
+        let leads = view.role == Role::Leader;
+        let heard = view.leader.and_then(|leader| self.core.heard_ago(leader));
+        if leads || heard.is_some_and(|ago| ago < 2 * FRESHNESS_INTERVAL) {
+            self.tree.handle_leader_heard(self.now());
+        }
+    }
+
+    fn perform(&mut self) {
+        while let Some(output) = self.tree.poll_output() {
+            self.output(output);
+        }
+        let place = Place {
+            upstream: self.tree.upstream().map(|upstream| peer_at(&upstream.peer)),
+            depth: self.tree.depth(),
+            leader: self.tree.leader().map(|leader| leader.0),
+        };
+        self.place.send_if_modified(|known| std::mem::replace(known, place.clone()) != place);
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Ask { to } => drop(tokio::spawn(ask(self.core.clone(), to))),
+            Output::Connect { to, link } => {
+                let (sender, receiver) = links::channel();
+                self.links.insert(link, sender.clone());
+                let end = self.core.flusher.log();
+                let last = end.last_id().map_or(LogPosition::default(), |id| LogPosition { term: id.term, index: id.index });
+                let register = self.tree.register(eaves_tree::LogEnd { position: last, chain: end.last_chain().0 });
+                tokio::spawn(links::follow(self.core.clone(), to, link, register, sender.heard, receiver));
+            }
+            Output::Send { link, message } => self.command(link, LinkCommand::Send(message)),
+            Output::StartFeeding { link, .. } => self.command(link, LinkCommand::Feed(true)),
+            Output::StopFeeding { link } => self.command(link, LinkCommand::Feed(false)),
+            Output::StartFollowing { link, .. } => {
+                self.core.following.set(Some(link));
+                self.command(link, LinkCommand::Follow);
+            }
+            Output::StopFollowing { link } => self.core.following.unset(link),
+            Output::Close { link } => {
+                self.command(link, LinkCommand::Close);
+                self.links.remove(&link);
+            }
+            Output::Persist { version, saved } => drop(tokio::spawn(persist(self.core.clone(), version, saved))),
+            Output::Event(event) => self.event(event),
+        }
+    }
+
+    fn command(&mut self, link: LinkId, command: LinkCommand) {
+        if let Some(sender) = self.links.get(&link) {
+            // A task that has ended has reported so, or will.
+            let _ = sender.commands.send(command);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Moved { .. } => self.core.count(|counters| counters.moves += 1),
+            Event::Left { .. } => self.core.count(|counters| counters.listeners_left += 1),
+            _ => {}
+        }
+        tracing::info!("{event}");
+        let _ = self.core.events.send(NodeEvent::Tree(event.to_string()));
+    }
+
+    fn inspect(&self) -> Inspection {
+        Inspection { downstreams: self.tree.downstreams().map(|downstream| peer_at(&downstream.peer)).collect() }
+    }
+}
+
+fn peer_at(peer: &Peer) -> PeerAt {
+    PeerAt { id: peer.id.0, address: peer.address.as_str().to_string() }
+}
+
+/// How long the driver keeps a question open; when to give up on it is the protocol's business.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+async fn ask(core: Arc<Core>, to: Address) {
+    let called = core.peers.call(to.as_str(), Purpose::Control, Call::Ask(Empty {}), &[], ASK_TIMEOUT).await;
+    let answered = match called {
+        Ok((Reply::Answer(answer), _)) => Answer::try_from(answer).map_err(|error| error.to_string()),
+        Ok(_) => Err("answered another question".into()),
+        Err(error) => Err(error.to_string()),
+    };
+    match answered {
+        Ok(answer) => core.tree.tell(Input::Answered { from: to, answer }),
+        Err(error) => {
+            tracing::info!("ask {to} for a place: {error}");
+            core.tree.tell(Input::AskFailed { to });
+        }
+    }
+}
+
+async fn persist(core: Arc<Core>, version: u64, saved: eaves_tree::Saved) {
+    let file = core.config.data_dir.join(SAVED_FILE);
+    let bytes = SavedBytes::from(&saved).encode_to_vec();
+    let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
+    core.tree.tell(Input::Persisted { version, saved: written.unwrap_or_else(|error| Err(io::Error::other(error))) });
+}

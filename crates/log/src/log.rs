@@ -319,6 +319,21 @@ impl Log {
         }
     }
 
+    /// The last index in the oldest segment, if that is not the newest: what [`Log::release`] can let go of next.
+    pub fn oldest_segment_end(&self) -> Option<u64> {
+        self.shared
+            .lock()
+            .segments
+            .second_first()
+            .and_then(|first| first.checked_sub(1))
+    }
+
+    /// Whether [`Log::next_flush`] has something to hand out.
+    pub fn has_flush(&self) -> bool {
+        let state = self.shared.lock();
+        state.writer.is_some() && state.poisoned.is_none() && !state.waiting.ops.is_empty()
+    }
+
     /// All that waits, as a job; `None` if nothing waits, if a job is under way (its end lets the next begin: group commit), or if the
     /// log is poisoned.
     pub fn next_flush(&self) -> Option<FlushJob> {

@@ -301,6 +301,13 @@ pub(crate) struct SegmentMap {
 }
 
 impl SegmentMap {
+    /// The first index of the second segment, if there are two.
+    pub fn second_first(&self) -> Option<u64> {
+        self.segments
+            .get(1)
+            .map(|segment| segment.header.name.first)
+    }
+
     /// Brings the map up to date with a flush.
     pub fn apply(&mut self, change: Change) {
         match change {

@@ -3,13 +3,15 @@
 //! Invariants, asserted:
 //! - `applied-once`: an index at or below the applied one is never applied again.
 //! - `monotonic`: the applied index never goes back, except that installing a snapshot replaces the state by a later one.
-//! 
+//!
+use crate::identity::write_durably;
 use crate::member::Membership;
 use crate::position::Applied;
 use crate::state_machine::{Command, SnapshotSink, SnapshotSource, StateMachine};
 use bytes::Bytes;
 use eaves_log::{Frame, Kind, LogId};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
@@ -20,11 +22,13 @@ pub(crate) struct Applier {
     state: Mutex<Applied>,
     applied: watch::Sender<Option<LogId>>,
     membership: watch::Sender<Membership>,
+    /// A file that exists between installing a snapshot and resetting the log.
+    marker: PathBuf,
 }
 
 impl Applier {
     /// Takes over a state machine at its durable position.
-    pub fn open(machine: Arc<dyn StateMachine>) -> io::Result<Arc<Applier>> {
+    pub fn open(machine: Arc<dyn StateMachine>, data_dir: &Path) -> io::Result<Arc<Applier>> {
         let state = match machine.position() {
             Some(position) => Applied::from_position(&position).map_err(io::Error::other)?,
             None => Applied::default(),
@@ -33,6 +37,7 @@ impl Applier {
             applied: watch::Sender::new(state.last),
             membership: watch::Sender::new(state.membership.1.clone()),
             state: Mutex::new(state),
+            marker: data_dir.join("snapshot-installed"),
             machine,
         }))
     }
@@ -54,25 +59,42 @@ impl Applier {
 
     /// Applies committed entries in log order; one answer each, empty for entries that are not commands.
     pub fn apply(&self, frames: &[Frame]) -> io::Result<Vec<Bytes>> {
-        let Some(last) = frames.last().map(Frame::id) else { return Ok(Vec::new()) };
+        let Some(last) = frames.last().map(Frame::id) else {
+            return Ok(Vec::new());
+        };
         let mut state = self.state.lock().unwrap();
         let mut next = state.clone();
         let mut commands = Vec::with_capacity(frames.len());
         for frame in frames {
-            assert!(next.last < Some(frame.id()), "applied-once: {} comes after {:?}", frame.id(), next.last);
+            assert!(
+                next.last < Some(frame.id()),
+                "applied-once: {} comes after {:?}",
+                frame.id(),
+                next.last
+            );
             next.last = Some(frame.id());
             next.chain = next.chain.next(frame);
             match frame.kind() {
                 Kind::Blank => {}
-                Kind::Normal => commands.push(Command { index: frame.id().index, data: frame.payload() }),
+                Kind::Normal => commands.push(Command {
+                    index: frame.id().index,
+                    data: frame.payload(),
+                }),
                 Kind::Membership => {
-                    let membership = Membership::from_bytes(&frame.payload()).map_err(io::Error::other)?;
+                    let membership =
+                        Membership::from_bytes(&frame.payload()).map_err(io::Error::other)?;
                     next.membership = (Some(frame.id()), membership);
                 }
             }
         }
-        let answers = self.machine.apply(&commands, last.index, next.to_position())?;
-        assert_eq!(answers.len(), commands.len(), "the state machine answers every command");
+        let answers = self
+            .machine
+            .apply(&commands, last.index, next.to_position())?;
+        assert_eq!(
+            answers.len(),
+            commands.len(),
+            "the state machine answers every command"
+        );
         *state = next;
         self.publish(&state);
         Ok(spread(frames, answers))
@@ -95,7 +117,10 @@ impl Applier {
         if source.position().0.is_empty() {
             return Ok(None);
         }
-        Ok(Some((Applied::from_position(&source.position()).map_err(io::Error::other)?, source)))
+        Ok(Some((
+            Applied::from_position(&source.position()).map_err(io::Error::other)?,
+            source,
+        )))
     }
 
     /// Opens a place to receive another node's state.
@@ -107,12 +132,30 @@ impl Applier {
     pub fn install(&self, sink: Box<dyn SnapshotSink>, at: Applied) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         if at.last <= state.last {
-            return Err(io::Error::other(format!("refuse a snapshot at {:?}: this node already stands at {:?}", at.last, state.last)));
+            return Err(io::Error::other(format!(
+                "refuse a snapshot at {:?}: this node already stands at {:?}",
+                at.last, state.last
+            )));
         }
+        // Until the log follows, the state is ahead of it; the marker tells a restart that this is no lost log.
+        write_durably(&self.marker, b"a snapshot was installed; the log follows\n")?;
         sink.finish(at.to_position())?;
         *state = at;
         self.publish(&state);
         Ok(())
+    }
+
+    /// The log was reset to where the installed state stands.
+    pub fn log_follows(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.marker) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a snapshot was installed and the log may not have followed.
+    pub fn is_ahead_of_log(&self) -> bool {
+        self.marker.exists()
     }
 
     fn publish(&self, state: &Applied) {

@@ -94,11 +94,17 @@ impl Group {
                 peer_address: peer_address.clone(),
             })
             .collect();
-        let mut parts: Vec<String> = founders.iter().map(|founder| format!("{:x}", founder.id)).collect();
+        let mut parts: Vec<String> = founders
+            .iter()
+            .map(|founder| format!("{:x}", founder.id))
+            .collect();
         parts.sort();
         parts.insert(0, token.to_string());
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        Group { cluster_id: stable_hash(&parts), founders }
+        Group {
+            cluster_id: stable_hash(&parts),
+            founders,
+        }
     }
 
     /// The founder of this name.
@@ -113,6 +119,12 @@ pub(crate) fn random_id(seed: u64) -> u64 {
     (rand::rngs::SmallRng::seed_from_u64(seed).next_u64() & ID_MASK).max(1)
 }
 
+/// A seed nobody can guess or repeat.
+fn system_seed() -> u64 {
+    use rand::{RngCore, SeedableRng};
+    rand::rngs::SmallRng::from_os_rng().next_u64()
+}
+
 /// FNV-1a, 64 bit: ids computed by one version must be computed alike by every later one, so no library's choice is in it.
 fn stable_hash(parts: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
@@ -124,7 +136,12 @@ fn stable_hash(parts: &[&str]) -> u64 {
 
 impl Config {
     /// A node with default bounds on the real network and disk. The seed is taken from the system.
-    pub fn new(name: impl Into<String>, data_dir: impl Into<PathBuf>, listen_peer: impl Into<String>, start_as: StartAs) -> Config {
+    pub fn new(
+        name: impl Into<String>,
+        data_dir: impl Into<PathBuf>,
+        listen_peer: impl Into<String>,
+        start_as: StartAs,
+    ) -> Config {
         Config {
             name: name.into(),
             data_dir: data_dir.into(),
@@ -141,7 +158,7 @@ impl Config {
             network: Arc::new(TcpNetwork),
             disk: Arc::new(RealDisk),
             flushing: Flushing::Thread,
-            seed: rand::random(),
+            seed: system_seed(),
         }
     }
 }
@@ -152,7 +169,10 @@ mod tests {
 
     #[test]
     fn founders_agree_whatever_the_order() {
-        let (a, b) = (("a".to_string(), "h:1".to_string()), ("b".to_string(), "h:2".to_string()));
+        let (a, b) = (
+            ("a".to_string(), "h:1".to_string()),
+            ("b".to_string(), "h:2".to_string()),
+        );
         let one = Group::new("t", &[a.clone(), b.clone()]);
         let two = Group::new("t", &[b.clone(), a.clone()]);
         assert_eq!(one.cluster_id, two.cluster_id);

@@ -8,18 +8,21 @@ use crate::config::Config;
 use crate::error::{ReadError, WriteError};
 use crate::flusher::Flusher;
 use crate::keeper::Keeper;
+use crate::links::Following;
 use crate::member::{Member, Membership};
 use crate::message::{Call, ForwardCall, Purpose, Reason, Reject, Reply};
 use crate::peer::client::{CallError, Peers};
 use crate::raft::Consensus;
+use crate::reads::Reads;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
 use eaves_log::LogId;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
 
 /// How long a write or a linearizable read may take before it is given up: etcd's 5 s plus two election timeouts.
@@ -53,6 +56,16 @@ pub(crate) struct Core {
     /// When each peer was last heard, to rank alternatives (B2).
     pub heard: Mutex<HashMap<u64, Instant>>,
     pub stopping: watch::Sender<bool>,
+    /// Reads that wait for a read index.
+    pub reads: Reads,
+    /// The link a listener takes entries from.
+    pub following: Following,
+    /// Numbers the connections from downstreams.
+    pub next_link: AtomicU64,
+    /// Bounds the snapshots served at once.
+    pub snapshot_turns: Semaphore,
+    /// Keeps a listener's applying and its installing of a snapshot apart.
+    pub apply_turn: tokio::sync::Mutex<()>,
 }
 
 /// The part of a node that depends on its role.
@@ -122,12 +135,21 @@ impl Core {
 
     /// Proposes a command, here or up the tree. Returns one past its index and the answer. While there is no leader it waits, up to
     /// `deadline`, since nothing has been proposed then.
-    pub async fn write(&self, command: Bytes, leader_only: bool, deadline: Instant) -> Result<(u64, Bytes), WriteError> {
+    pub async fn write(
+        &self,
+        command: Bytes,
+        leader_only: bool,
+        deadline: Instant,
+    ) -> Result<(u64, Bytes), WriteError> {
         if command.len() > MAX_COMMAND_BYTES {
             return Err(WriteError::TooLarge(command.len()));
         }
         loop {
-            let attempt = tokio::time::timeout_at(deadline, self.write_once(command.clone(), leader_only, deadline)).await;
+            let attempt = tokio::time::timeout_at(
+                deadline,
+                self.write_once(command.clone(), leader_only, deadline),
+            )
+            .await;
             let error = match attempt {
                 Ok(Err(WriteError::NoLeader(why))) => WriteError::NoLeader(why),
                 Ok(result) => return result,
@@ -140,17 +162,31 @@ impl Core {
         }
     }
 
-    async fn write_once(&self, command: Bytes, leader_only: bool, deadline: Instant) -> Result<(u64, Bytes), WriteError> {
+    async fn write_once(
+        &self,
+        command: Bytes,
+        leader_only: bool,
+        deadline: Instant,
+    ) -> Result<(u64, Bytes), WriteError> {
         match self.up(leader_only) {
             Up::Here(consensus) => consensus.write(command).await,
             Up::Nowhere(why) => Err(WriteError::NoLeader(why)),
-            Up::At { address, leader_only } => {
+            Up::At {
+                address,
+                leader_only,
+            } => {
                 self.count(|counters| counters.writes_forwarded += 1);
                 let call = Call::Write(ForwardCall { leader_only });
                 let left = deadline.saturating_duration_since(Instant::now());
-                match self.peers.call(&address, Purpose::Forward, call, &command, left).await {
+                match self
+                    .peers
+                    .call(&address, Purpose::Forward, call, &command, left)
+                    .await
+                {
                     Ok((Reply::Written(written), answer)) => Ok((written.end, answer)),
-                    Ok(_) => Err(WriteError::Unknown(format!("peer {address} answered another question"))),
+                    Ok(_) => Err(WriteError::Unknown(format!(
+                        "peer {address} answered another question"
+                    ))),
                     Err(error) => Err(write_error(error)),
                 }
             }
@@ -163,12 +199,21 @@ impl Core {
         match self.up(leader_only) {
             Up::Here(consensus) => consensus.read_index().await,
             Up::Nowhere(why) => Err(ReadError::NoLeader(why)),
-            Up::At { address, leader_only } => {
+            Up::At {
+                address,
+                leader_only,
+            } => {
                 let call = Call::ReadIndex(ForwardCall { leader_only });
                 let left = deadline.saturating_duration_since(Instant::now());
-                match self.peers.call(&address, Purpose::Forward, call, &[], left).await {
+                match self
+                    .peers
+                    .call(&address, Purpose::Forward, call, &[], left)
+                    .await
+                {
                     Ok((Reply::ReadIndex(read), _)) => Ok(read.end),
-                    Ok(_) => Err(ReadError::NoLeader(format!("peer {address} answered another question"))),
+                    Ok(_) => Err(ReadError::NoLeader(format!(
+                        "peer {address} answered another question"
+                    ))),
                     Err(error) => Err(ReadError::NoLeader(error.to_string())),
                 }
             }
@@ -182,14 +227,20 @@ impl Core {
         match tokio::time::timeout_at(deadline, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Stopped("the node is stopping".into())),
-            Err(_) => Err(ReadError::Timeout(format!("index {} to be applied here", end - 1))),
+            Err(_) => Err(ReadError::Timeout(format!(
+                "index {} to be applied here",
+                end - 1
+            ))),
         }
     }
 
     fn up(&self, leader_only: bool) -> Up {
         let Some(consensus) = self.consensus() else {
             return match self.tree.upstream() {
-                Some(upstream) => Up::At { address: upstream.address, leader_only: false },
+                Some(upstream) => Up::At {
+                    address: upstream.address,
+                    leader_only: false,
+                },
                 None => Up::Nowhere("this listener is detached".into()),
             };
         };
@@ -197,10 +248,17 @@ impl Core {
         if view.role == Role::Leader {
             return Up::Here(consensus);
         }
-        match view.leader.filter(|leader| *leader != self.node_id).and_then(|leader| view.membership.members.get(&leader)) {
+        match view
+            .leader
+            .filter(|leader| *leader != self.node_id)
+            .and_then(|leader| view.membership.members.get(&leader))
+        {
             // A voter asks the leader and nobody else, so that two that are wrong about it do not ask each other in circles.
             Some(_) if leader_only => Up::Nowhere("this voter does not lead".into()),
-            Some(leader) => Up::At { address: leader.peer_address.clone(), leader_only: true },
+            Some(leader) => Up::At {
+                address: leader.peer_address.clone(),
+                leader_only: true,
+            },
             None => Up::Nowhere("the group has no leader".into()),
         }
     }
@@ -251,7 +309,9 @@ impl From<WriteError> for Reject {
 impl From<ReadError> for Reject {
     fn from(error: ReadError) -> Reject {
         let reason = match error {
-            ReadError::NoLeader(_) | ReadError::LeaderChanged | ReadError::Timeout(_) => Reason::NoLeader,
+            ReadError::NoLeader(_) | ReadError::LeaderChanged | ReadError::Timeout(_) => {
+                Reason::NoLeader
+            }
             ReadError::Stopped(_) => Reason::Stopped,
         };
         Reject::new(reason, error.to_string())

@@ -17,12 +17,27 @@ const KEPT_MS: u32 = 50;
 pub(crate) async fn gather(core: &Arc<Core>, timeout: Duration) -> Vec<TreeRow> {
     let timeout_ms = timeout.as_millis().min(u128::from(u32::MAX)) as u32;
     let membership = core.membership();
-    let voters: Vec<_> = membership.voters().filter(|voter| voter.id != core.node_id).map(|voter| voter.peer_address.clone()).collect();
+    let voters: Vec<_> = membership
+        .voters()
+        .filter(|voter| voter.id != core.node_id)
+        .map(|voter| voter.peer_address.clone())
+        .collect();
     let asked = join_all(voters.iter().map(|address| ask(core, address, timeout_ms)));
-    let own = answer(core, DescribeCall { timeout_ms, below: true });
+    let own = answer(
+        core,
+        DescribeCall {
+            timeout_ms,
+            below: true,
+        },
+    );
     let (asked, own) = futures_util::future::join(asked, own).await;
     let mut rows: BTreeMap<u64, TreeRow> = BTreeMap::new();
-    for row in asked.into_iter().flatten().chain(own.rows).filter_map(row_from_bytes) {
+    for row in asked
+        .into_iter()
+        .flatten()
+        .chain(own.rows)
+        .filter_map(row_from_bytes)
+    {
         // A listener that moved meanwhile may be described twice; its latest word counts.
         match rows.get(&row.id) {
             Some(known) if known.applied > row.applied => {}
@@ -30,8 +45,20 @@ pub(crate) async fn gather(core: &Arc<Core>, timeout: Duration) -> Vec<TreeRow> 
         }
     }
     let furthest = rows.values().map(|row| row.committed).max().unwrap_or(0);
-    let mut rows: Vec<TreeRow> = rows.into_values().map(|row| TreeRow { lag_entries: furthest.saturating_sub(row.applied), ..row }).collect();
-    rows.sort_by(|a, b| (a.depth.unwrap_or(u32::MAX), &a.name, a.id).cmp(&(b.depth.unwrap_or(u32::MAX), &b.name, b.id)));
+    let mut rows: Vec<TreeRow> = rows
+        .into_values()
+        .map(|row| TreeRow {
+            lag_entries: furthest.saturating_sub(row.applied),
+            ..row
+        })
+        .collect();
+    rows.sort_by(|a, b| {
+        (a.depth.unwrap_or(u32::MAX), &a.name, a.id).cmp(&(
+            b.depth.unwrap_or(u32::MAX),
+            &b.name,
+            b.id,
+        ))
+    });
     rows
 }
 
@@ -39,17 +66,34 @@ pub(crate) async fn gather(core: &Arc<Core>, timeout: Duration) -> Vec<TreeRow> 
 pub(crate) async fn answer(core: &Arc<Core>, call: DescribeCall) -> Rows {
     let mut rows = vec![own_row(core).await];
     if call.below && call.timeout_ms > KEPT_MS {
-        let below = core.tree.inspect().await.map(|view| view.downstreams).unwrap_or_default();
-        let asked = join_all(below.iter().map(|downstream| ask(core, &downstream.address, call.timeout_ms - KEPT_MS))).await;
+        let below = core
+            .tree
+            .inspect()
+            .await
+            .map(|view| view.downstreams)
+            .unwrap_or_default();
+        let asked = join_all(
+            below
+                .iter()
+                .map(|downstream| ask(core, &downstream.address, call.timeout_ms - KEPT_MS)),
+        )
+        .await;
         rows.extend(asked.into_iter().flatten());
     }
     Rows { rows }
 }
 
 async fn ask(core: &Arc<Core>, address: &str, timeout_ms: u32) -> Vec<RowBytes> {
-    let call = Call::Describe(DescribeCall { timeout_ms, below: true });
+    let call = Call::Describe(DescribeCall {
+        timeout_ms,
+        below: true,
+    });
     let timeout = Duration::from_millis(u64::from(timeout_ms));
-    match core.peers.call(address, Purpose::Control, call, &[], timeout).await {
+    match core
+        .peers
+        .call(address, Purpose::Control, call, &[], timeout)
+        .await
+    {
         Ok((Reply::Rows(rows), _)) => rows.rows,
         Ok(_) => Vec::new(),
         Err(error) => {
@@ -62,7 +106,11 @@ async fn ask(core: &Arc<Core>, address: &str, timeout_ms: u32) -> Vec<RowBytes> 
 async fn own_row(core: &Arc<Core>) -> RowBytes {
     let status = core.status.borrow().clone();
     let positions = core.positions();
-    let registered = core.tree.inspect().await.map_or(0, |view| view.downstreams.len() as u32);
+    let registered = core
+        .tree
+        .inspect()
+        .await
+        .map_or(0, |view| view.downstreams.len() as u32);
     RowBytes {
         id: core.node_id,
         name: core.config.name.clone(),

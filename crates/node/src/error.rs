@@ -58,7 +58,9 @@ pub enum StartError {
         cause: String,
     },
     /// The peer address is taken, or not ours.
-    #[error("listen for peers on {address}: {cause}; choose another address or stop whoever has it")]
+    #[error(
+        "listen for peers on {address}: {cause}; choose another address or stop whoever has it"
+    )]
     Listen {
         /// The address.
         address: String,

@@ -49,10 +49,14 @@ struct SignalState {
 impl Flusher {
     /// Starts flushing `log`. Inline flushing must be started inside a tokio runtime.
     pub fn start(log: Log, flushing: Flushing) -> io::Result<Arc<Flusher>> {
-        let signal =
-            Signal { flushing, state: Mutex::new(SignalState::default()), changed: Condvar::new(), notify: Notify::new() };
+        let signal = Signal {
+            flushing,
+            state: Mutex::new(SignalState::default()),
+            changed: Condvar::new(),
+            notify: Notify::new(),
+        };
         let flusher = Arc::new(Flusher {
-            durable_end: watch::Sender::new(log.durable_end()),
+            durable_end: watch::Sender::new(end(&log)),
             failure: watch::Sender::new(None),
             waiters: Mutex::new(VecDeque::new()),
             signal,
@@ -61,7 +65,9 @@ impl Flusher {
         let runner = flusher.clone();
         match flushing {
             Flushing::Thread => {
-                std::thread::Builder::new().name("eaves-flush".into()).spawn(move || runner.run_thread())?;
+                std::thread::Builder::new()
+                    .name("eaves-flush".into())
+                    .spawn(move || runner.run_thread())?;
             }
             Flushing::Inline(latency) => {
                 tokio::spawn(async move { runner.run_inline(latency).await });
@@ -77,8 +83,15 @@ impl Flusher {
 
     /// Calls `waiter` once everything up to `ticket` is on disk, or has failed. Callers that wait for several tickets are called in
     /// the order they asked.
-    pub fn when_durable(&self, ticket: Ticket, waiter: impl FnOnce(io::Result<()>) + Send + 'static) {
-        self.waiters.lock().unwrap().push_back((ticket, Box::new(waiter)));
+    pub fn when_durable(
+        &self,
+        ticket: Ticket,
+        waiter: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
+        self.waiters
+            .lock()
+            .unwrap()
+            .push_back((ticket, Box::new(waiter)));
         self.kick();
     }
 
@@ -131,9 +144,13 @@ impl Flusher {
 
     /// Runs the next flush; false when nothing waited.
     fn flush_once(&self) -> bool {
-        let Some(job) = self.log.next_flush() else { return false };
+        let Some(job) = self.log.next_flush() else {
+            return false;
+        };
         let result = self.log.flushed(job.run());
-        self.durable_end.send_if_modified(|end| std::mem::replace(end, self.log.durable_end()) != self.log.durable_end());
+        let durable = end(&self.log);
+        self.durable_end
+            .send_if_modified(|known| std::mem::replace(known, durable) != durable);
         match result {
             Ok(ticket) => self.answer(|waiting| waiting <= ticket, || Ok(())),
             Err(poisoned) => {
@@ -152,7 +169,9 @@ impl Flusher {
             let waiter = {
                 let mut waiters = self.waiters.lock().unwrap();
                 match waiters.front() {
-                    Some((ticket, _)) if ready(*ticket) => waiters.pop_front().expect("the front was there").1,
+                    Some((ticket, _)) if ready(*ticket) => {
+                        waiters.pop_front().expect("the front was there").1
+                    }
                     _ => return,
                 }
             };
@@ -202,6 +221,10 @@ impl Signal {
             self.notify.notified().await;
         }
     }
+}
+
+fn end(log: &Log) -> u64 {
+    log.durable_index().map_or(0, |index| index + 1)
 }
 
 fn stopped() -> io::Error {

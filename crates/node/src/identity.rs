@@ -36,7 +36,9 @@ pub enum IdentityError {
         wanted: u64,
     },
     /// It belongs to another node.
-    #[error("data directory {dir} belongs to node {found:x}, not to {wanted:x}: choose another --data-dir, or correct --name and the peer URLs")]
+    #[error(
+        "data directory {dir} belongs to node {found:x}, not to {wanted:x}: choose another --data-dir, or correct --name and the peer URLs"
+    )]
     OtherNode {
         /// The directory.
         dir: String,
@@ -46,13 +48,17 @@ pub enum IdentityError {
         wanted: u64,
     },
     /// The file is damaged.
-    #[error("identity file {file} is damaged: restore it from a backup, or remove the whole data directory and let the node join anew")]
+    #[error(
+        "identity file {file} is damaged: restore it from a backup, or remove the whole data directory and let the node join anew"
+    )]
     Damaged {
         /// The file.
         file: String,
     },
     /// There is data but no identity.
-    #[error("data directory {dir} has a log but no identity file: restore the file, or remove the whole directory and let the node join anew")]
+    #[error(
+        "data directory {dir} has a log but no identity file: restore the file, or remove the whole directory and let the node join anew"
+    )]
     Missing {
         /// The directory.
         dir: String,
@@ -72,40 +78,72 @@ impl Identity {
     pub fn load(dir: &Path) -> Result<Option<Identity>, IdentityError> {
         let file = dir.join(FILE);
         match fs::read_to_string(&file) {
-            Ok(text) => parse(&text).map(Some).ok_or_else(|| IdentityError::Damaged { file: file.display().to_string() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => match dir.join("log").exists() {
-                true => Err(IdentityError::Missing { dir: dir.display().to_string() }),
-                false => Ok(None),
-            },
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Err(IdentityError::Damaged { file: file.display().to_string() })
+            Ok(text) => parse(&text)
+                .map(Some)
+                .ok_or_else(|| IdentityError::Damaged {
+                    file: file.display().to_string(),
+                }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                match dir.join("log").exists() {
+                    true => Err(IdentityError::Missing {
+                        dir: dir.display().to_string(),
+                    }),
+                    false => Ok(None),
+                }
             }
-            Err(cause) => Err(IdentityError::Io { file: file.display().to_string(), cause }),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err(IdentityError::Damaged {
+                    file: file.display().to_string(),
+                })
+            }
+            Err(cause) => Err(IdentityError::Io {
+                file: file.display().to_string(),
+                cause,
+            }),
         }
     }
 
     /// Writes it, durably.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         let file = dir.join(FILE);
-        write_durably(&file, self.to_text().as_bytes()).map_err(|cause| IdentityError::Io { file: file.display().to_string(), cause })
+        write_durably(&file, self.to_text().as_bytes()).map_err(|cause| IdentityError::Io {
+            file: file.display().to_string(),
+            cause,
+        })
     }
 
     /// Checks it against what the node was started for; `None` means whatever it is.
-    pub fn check(&self, dir: &Path, cluster_id: Option<u64>, node_id: Option<u64>) -> Result<(), IdentityError> {
+    pub fn check(
+        &self,
+        dir: &Path,
+        cluster_id: Option<u64>,
+        node_id: Option<u64>,
+    ) -> Result<(), IdentityError> {
         let dir = dir.display().to_string();
         match (self.cluster_id, cluster_id) {
-            (Some(found), Some(wanted)) if found != wanted => return Err(IdentityError::OtherCluster { dir, found, wanted }),
+            (Some(found), Some(wanted)) if found != wanted => {
+                return Err(IdentityError::OtherCluster { dir, found, wanted });
+            }
             _ => {}
         }
         match node_id {
-            Some(wanted) if wanted != self.node_id => Err(IdentityError::OtherNode { dir, found: self.node_id, wanted }),
+            Some(wanted) if wanted != self.node_id => Err(IdentityError::OtherNode {
+                dir,
+                found: self.node_id,
+                wanted,
+            }),
             _ => Ok(()),
         }
     }
 
     fn to_text(&self) -> String {
-        let cluster = self.cluster_id.map_or("unknown".to_string(), |id| format!("{id:016x}"));
-        let body = format!("eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\n", self.node_id);
+        let cluster = self
+            .cluster_id
+            .map_or("unknown".to_string(), |id| format!("{id:016x}"));
+        let body = format!(
+            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\n",
+            self.node_id
+        );
         format!("{body}checksum {:08x}\n", crc32c::crc32c(body.as_bytes()))
     }
 }
@@ -114,14 +152,21 @@ fn parse(text: &str) -> Option<Identity> {
     let (body, checksum) = text.split_at_checked(text.find("checksum ")?)?;
     let checksum = u32::from_str_radix(checksum.strip_prefix("checksum ")?.trim_end(), 16).ok()?;
     let mut lines = body.lines();
-    let version = lines.next()?.strip_prefix("eaves identity ")?.parse::<u32>().ok()?;
+    let version = lines
+        .next()?
+        .strip_prefix("eaves identity ")?
+        .parse::<u32>()
+        .ok()?;
     let cluster = lines.next()?.strip_prefix("cluster ")?;
     let node_id = u64::from_str_radix(lines.next()?.strip_prefix("node ")?, 16).ok()?;
     let cluster_id = match cluster {
         "unknown" => None,
         id => Some(u64::from_str_radix(id, 16).ok()?),
     };
-    (version == VERSION && checksum == crc32c::crc32c(body.as_bytes())).then_some(Identity { cluster_id, node_id })
+    (version == VERSION && checksum == crc32c::crc32c(body.as_bytes())).then_some(Identity {
+        cluster_id,
+        node_id,
+    })
 }
 
 /// Replaces a small file so that a crash leaves the old or the new one, and the new one is on disk when this returns.
@@ -144,7 +189,10 @@ mod tests {
     #[test]
     fn every_flipped_byte_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let identity = Identity { cluster_id: Some(0xfeed), node_id: 7 };
+        let identity = Identity {
+            cluster_id: Some(0xfeed),
+            node_id: 7,
+        };
         identity.save(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
         let whole = fs::read(dir.path().join(FILE)).unwrap();
@@ -161,12 +209,27 @@ mod tests {
 
     #[test]
     fn another_cluster_and_another_node_are_refused() {
-        let identity = Identity { cluster_id: Some(1), node_id: 2 };
+        let identity = Identity {
+            cluster_id: Some(1),
+            node_id: 2,
+        };
         let dir = Path::new("d");
         assert!(identity.check(dir, Some(1), Some(2)).is_ok());
         assert!(identity.check(dir, None, None).is_ok());
-        assert!(identity.check(dir, Some(9), Some(2)).unwrap_err().to_string().contains("belongs to cluster"));
-        assert!(identity.check(dir, Some(1), Some(9)).unwrap_err().to_string().contains("belongs to node 2"));
+        assert!(
+            identity
+                .check(dir, Some(9), Some(2))
+                .unwrap_err()
+                .to_string()
+                .contains("belongs to cluster")
+        );
+        assert!(
+            identity
+                .check(dir, Some(1), Some(9))
+                .unwrap_err()
+                .to_string()
+                .contains("belongs to node 2")
+        );
     }
 
     #[test]
@@ -174,6 +237,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), None);
         fs::create_dir(dir.path().join("log")).unwrap();
-        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::Missing { .. })));
+        assert!(matches!(
+            Identity::load(dir.path()),
+            Err(IdentityError::Missing { .. })
+        ));
     }
 }

@@ -7,9 +7,9 @@
 use crate::applier::Applier;
 use crate::flusher::Flusher;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// How long applied state may stay in memory only. Short enough that a restart re-applies little, long enough that the state's
 /// commits are few beside the log's flushes.
@@ -18,6 +18,9 @@ pub const PERSIST_INTERVAL: Duration = Duration::from_millis(500);
 /// Applied but not yet durable bytes beyond which applying waits. With the log's cache, the larger part of a busy node's memory.
 pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
 
+/// Bytes a listener takes in before it flushes at once.
+const UNFLUSHED_MAX_BYTES: u64 = 4 << 20;
+
 /// Persists and releases. One per node, kept across changes of role.
 pub(crate) struct Keeper {
     flusher: Arc<Flusher>,
@@ -25,20 +28,33 @@ pub(crate) struct Keeper {
     retention_bytes: u64,
     /// One past the last index in the durable state.
     persisted_end: watch::Sender<u64>,
-    wanted: Notify,
+    /// On a voter: tells Raft that the log up to an index should go.
+    purge: Mutex<Option<Box<dyn Fn(u64) + Send>>>,
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Keeper {
     pub fn new(flusher: Arc<Flusher>, applier: Arc<Applier>, retention_bytes: u64) -> Arc<Keeper> {
         let persisted_end = watch::Sender::new(applier.state().next_index());
-        Arc::new(Keeper { flusher, applier, retention_bytes, persisted_end, wanted: Notify::new(), turn: tokio::sync::Mutex::default() })
+        Arc::new(Keeper {
+            flusher,
+            applier,
+            retention_bytes,
+            persisted_end,
+            purge: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// On a voter, how to tell Raft that the log up to an index should go; on a listener `None`.
+    pub fn set_purge(&self, purge: Option<Box<dyn Fn(u64) + Send>>) {
+        *self.purge.lock().unwrap() = purge;
     }
 
     /// Works until an I/O error; returns it. The node must stop then.
     pub async fn run(self: Arc<Keeper>) -> io::Error {
         loop {
-            let _ = tokio::time::timeout(PERSIST_INTERVAL, self.wanted.notified()).await;
+            tokio::time::sleep(PERSIST_INTERVAL).await;
             if let Err(error) = self.turn().await {
                 return error;
             }
@@ -46,14 +62,11 @@ impl Keeper {
     }
 
     async fn turn(&self) -> io::Result<()> {
-        self.persist_to(*self.flusher.durable_end().borrow()).await?;
+        self.flusher.kick();
+        let durable_end = *self.flusher.durable_end().borrow();
+        self.persist_to(durable_end).await?;
         self.release();
         Ok(())
-    }
-
-    /// One past the last index in the durable state: Raft may purge below it.
-    pub fn persisted_end(&self) -> watch::Receiver<u64> {
-        self.persisted_end.subscribe()
     }
 
     /// Makes all that is applied at this moment durable, waiting for the log where it is behind.
@@ -61,13 +74,17 @@ impl Keeper {
         let end = self.applier.state().next_index();
         let log_end = self.flusher.log().last_id().map_or(0, |id| id.index + 1);
         let mut durable_end = self.flusher.durable_end();
-        durable_end.wait_for(|durable| *durable >= end.min(log_end)).await.map_err(io::Error::other)?;
+        durable_end
+            .wait_for(|durable| *durable >= end.min(log_end))
+            .await
+            .map_err(io::Error::other)?;
         self.persist_to(end).await
     }
 
     /// Says that the state was replaced by a durable one.
     pub fn installed(&self) {
-        self.persisted_end.send_replace(self.applier.state().next_index());
+        self.persisted_end
+            .send_replace(self.applier.state().next_index());
     }
 
     /// Waits while too much is applied but not durable.
@@ -85,7 +102,9 @@ impl Keeper {
         }
         let applier = self.applier.clone();
         let persist = move || applier.persist(end - 1);
-        let persisted = tokio::task::spawn_blocking(persist).await.map_err(io::Error::other)??;
+        let persisted = tokio::task::spawn_blocking(persist)
+            .await
+            .map_err(io::Error::other)??;
         self.persisted_end.send_if_modified(|known| {
             let moved = persisted.is_some_and(|index| index + 1 > *known);
             if moved {
@@ -96,12 +115,38 @@ impl Keeper {
         Ok(())
     }
 
+    /// Flushes within [`PERSIST_INTERVAL`], or at once when much waits: for a listener, on whose disk nobody waits.
+    pub fn flush_soon(&self) {
+        if self.flusher.log().stats().waiting_bytes > UNFLUSHED_MAX_BYTES {
+            self.flusher.kick();
+        }
+    }
+
     /// Deletes the oldest segments that the durable state covers while the log is larger than the bound.
     fn release(&self) {
-        let persisted_end = *self.persisted_end.borrow();
-        if persisted_end > 0 {
-            self.flusher.log().release_beyond(self.retention_bytes, persisted_end - 1);
-            self.flusher.kick();
+        let log = self.flusher.log();
+        while log.stats().disk_bytes > self.retention_bytes {
+            let Some(last) = log.oldest_segment_end() else {
+                return;
+            };
+            // On a voter Raft says first that it no longer needs them; a listener has no other bound than its own state.
+            let raft_allows = match &*self.purge.lock().unwrap() {
+                Some(purge) => {
+                    purge(last);
+                    log.purged().is_some_and(|purged| purged.index >= last)
+                }
+                None => true,
+            };
+            if *self.persisted_end.borrow() <= last || !raft_allows {
+                return;
+            }
+            match log.release(last) {
+                Ok(_) => self.flusher.kick(),
+                Err(error) => return tracing::debug!("release log up to {last}: {error}"),
+            }
+            if log.oldest_segment_end() == Some(last) {
+                return;
+            }
         }
     }
 }

@@ -24,7 +24,8 @@
 
 use crate::core::Core;
 use crate::message::{
-    Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Purpose, Reason, Reject, Start,
+    Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Purpose, Reason,
+    Reject, Start,
 };
 use crate::peer::client::Greeted;
 use crate::position::LogIdBytes;
@@ -66,7 +67,13 @@ pub(crate) enum LinkCommand {
 /// The two ends of the way to a link's task.
 pub(crate) fn channel() -> (LinkSender, mpsc::UnboundedReceiver<LinkCommand>) {
     let (commands, receiver) = mpsc::unbounded_channel();
-    (LinkSender { commands, heard: Arc::new(AtomicBool::new(false)) }, receiver)
+    (
+        LinkSender {
+            commands,
+            heard: Arc::new(AtomicBool::new(false)),
+        },
+        receiver,
+    )
 }
 
 /// The one link a listener takes entries from.
@@ -96,15 +103,28 @@ impl Following {
 }
 
 /// Upstream: serves one listener's connection until it ends.
-pub(crate) async fn serve(core: Arc<Core>, mut reader: PacketReader, writer: Box<dyn AsyncWrite + Send + Unpin>) -> io::Result<()> {
+pub(crate) async fn serve(
+    core: Arc<Core>,
+    mut reader: PacketReader,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
+) -> io::Result<()> {
     let register: RegisterBytes = reader.expect().await?.expect(Kind::Register)?;
     let register = Register::try_from(register).map_err(|error| garbage(error.to_string()))?;
     let link = LinkId::Down(core.next_link.fetch_add(1, Ordering::Relaxed));
     let (sender, commands) = channel();
     let heard = sender.heard.clone();
     let verdict = verdict(&core, register.last_log);
-    core.tree.tell(Input::Register { link, register, verdict, commands: sender });
-    let feed = Feed { core: core.clone(), asked: watch::Sender::new(None), acked_end: AtomicU64::new(0) };
+    core.tree.tell(Input::Register {
+        link,
+        register,
+        verdict,
+        commands: sender,
+    });
+    let feed = Feed {
+        core: core.clone(),
+        asked: watch::Sender::new(None),
+        acked_end: AtomicU64::new(0),
+    };
     let ended = tokio::select! {
         read = feed.read(link, &heard, reader) => read,
         wrote = feed.write(writer, commands) => wrote,
@@ -117,13 +137,30 @@ pub(crate) async fn serve(core: Arc<Core>, mut reader: PacketReader, writer: Box
 fn verdict(core: &Core, theirs: LogEnd) -> LogVerdict {
     let log = core.flusher.log();
     let committed = core.committed.borrow().map(|id| id.index);
-    if theirs == LogEnd { position: LogPosition::default(), chain: Chain::START.0 } || committed < Some(theirs.position.index) {
+    let nothing = LogEnd {
+        position: LogPosition::default(),
+        chain: Chain::START.0,
+    };
+    if theirs == nothing || committed < Some(theirs.position.index) {
         return LogVerdict::Agrees;
     }
-    match (log.id_at(theirs.position.index), log.chain_at(theirs.position.index)) {
+    match (
+        log.id_at(theirs.position.index),
+        log.chain_at(theirs.position.index),
+    ) {
         (Ok(Some(id)), Ok(Some(chain))) => {
-            let ours = LogEnd { position: LogPosition { term: id.term, index: id.index }, chain: chain.0 };
-            if ours == theirs { LogVerdict::Agrees } else { LogVerdict::Differs { ours } }
+            let ours = LogEnd {
+                position: LogPosition {
+                    term: id.term,
+                    index: id.index,
+                },
+                chain: chain.0,
+            };
+            if ours == theirs {
+                LogVerdict::Agrees
+            } else {
+                LogVerdict::Differs { ours }
+            }
         }
         // Before what we still have: a snapshot will replace it.
         _ => LogVerdict::Agrees,
@@ -139,7 +176,7 @@ struct Feed {
 }
 
 /// Where the appender stands with one listener.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Stage {
     /// The listener has not said from where.
     Idle,
@@ -150,13 +187,24 @@ enum Stage {
 }
 
 impl Feed {
-    async fn read(&self, link: LinkId, heard: &AtomicBool, mut reader: PacketReader) -> io::Result<()> {
+    async fn read(
+        &self,
+        link: LinkId,
+        heard: &AtomicBool,
+        mut reader: PacketReader,
+    ) -> io::Result<()> {
         while let Some(packet) = reader.next().await? {
             heard.store(true, Ordering::Relaxed);
             match packet.kind {
-                Kind::Session => self.core.tree.tell(Input::Session { link, message: session(&packet)? }),
+                Kind::Session => self.core.tree.tell(Input::Session {
+                    link,
+                    message: session(&packet)?,
+                }),
                 Kind::FeedFrom => drop(self.asked.send_replace(Some(packet.head()?))),
-                Kind::Position => self.acked_end.store(packet.head::<PositionHead>()?.received_end, Ordering::Relaxed),
+                Kind::Position => self.acked_end.store(
+                    packet.head::<PositionHead>()?.received_end,
+                    Ordering::Relaxed,
+                ),
                 kind => return Err(garbage(format!("a {kind:?} packet from a listener"))),
             }
             // Acknowledgements open the window.
@@ -208,26 +256,49 @@ impl Feed {
     }
 
     /// Does the next thing that can be done now; false when it must wait for entries, acknowledgements or commands.
-    async fn advance(&self, writer: &mut (dyn AsyncWrite + Send + Unpin), stage: &mut Stage, window: &mut Window) -> io::Result<bool> {
+    async fn advance(
+        &self,
+        writer: &mut (dyn AsyncWrite + Send + Unpin),
+        stage: &mut Stage,
+        window: &mut Window,
+    ) -> io::Result<bool> {
         match *stage {
             Stage::Idle => Ok(false),
             Stage::Comparing(from) => {
-                let Some(start) = self.compare(from)? else { return Ok(false) };
+                let Some(start) = self.compare(from)? else {
+                    return Ok(false);
+                };
                 *stage = match start {
-                    Start::Entries(_) => Stage::Pushing { next: from.last.map_or(0, |id| id.index + 1) },
+                    Start::Entries(_) => Stage::Pushing {
+                        next: from.last.map_or(0, |id| id.index + 1),
+                    },
                     Start::NeedSnapshot(_) | Start::Mismatch(_) => Stage::Idle,
                 };
                 *window = Window::default();
-                write_packet(writer, Kind::FeedStart, &FeedStart { start: Some(start) }, &[]).await?;
+                write_packet(
+                    writer,
+                    Kind::FeedStart,
+                    &FeedStart { start: Some(start) },
+                    &[],
+                )
+                .await?;
                 Ok(true)
             }
             Stage::Pushing { next } => {
                 window.acknowledge(self.acked_end.load(Ordering::Relaxed));
-                let Some(committed) = self.core.committed.borrow().filter(|id| id.index >= next) else { return Ok(false) };
+                let Some(committed) = self.core.committed.borrow().filter(|id| id.index >= next)
+                else {
+                    return Ok(false);
+                };
                 if window.is_full() {
                     return Ok(false);
                 }
-                let frames = match self.core.flusher.log().read(next, committed.index, BATCH_BYTES) {
+                let frames = match self
+                    .core
+                    .flusher
+                    .log()
+                    .read(next, committed.index, BATCH_BYTES)
+                {
                     Ok(frames) => frames,
                     Err(ReadError::Gone { first }) => {
                         *stage = Stage::Idle;
@@ -237,15 +308,25 @@ impl Feed {
                     }
                     Err(error) => return Err(io::Error::other(error)),
                 };
-                let Some(last) = frames.last() else { return Ok(false) };
-                *stage = Stage::Pushing { next: last.id().index + 1 };
-                let bytes: u64 = frames.iter().map(|frame| frame.as_bytes().len() as u64).sum();
+                let Some(last) = frames.last() else {
+                    return Ok(false);
+                };
+                *stage = Stage::Pushing {
+                    next: last.id().index + 1,
+                };
+                let bytes: u64 = frames
+                    .iter()
+                    .map(|frame| frame.as_bytes().len() as u64)
+                    .sum();
                 window.sent(last.id().index + 1, bytes);
                 self.core.count(|counters| {
                     counters.feed_bytes += bytes;
                     counters.feed_entries += frames.len() as u64;
                 });
-                let pieces: Vec<Bytes> = frames.iter().map(|frame| frame.as_bytes().clone()).collect();
+                let pieces: Vec<Bytes> = frames
+                    .iter()
+                    .map(|frame| frame.as_bytes().clone())
+                    .collect();
                 write_packet(writer, Kind::Entries, &EntriesHead { first: next }, &pieces).await?;
                 Ok(true)
             }
@@ -260,18 +341,32 @@ impl Feed {
         if next < first {
             return Ok(Some(Start::NeedSnapshot(NeedSnapshot { first })));
         }
-        let Some(last) = from.last else { return Ok(Some(Start::Entries(Empty {}))) };
-        if self.core.committed.borrow().is_none_or(|committed| committed.index < last.index) {
+        let Some(last) = from.last else {
+            return Ok(Some(Start::Entries(Empty {})));
+        };
+        if self
+            .core
+            .committed
+            .borrow()
+            .is_none_or(|committed| committed.index < last.index)
+        {
             return Ok(None);
         }
         let ours = log.chain_at(last.index).map_err(io::Error::other)?;
         match ours {
             Some(ours) if ours.0 == from.chain => Ok(Some(Start::Entries(Empty {}))),
             Some(ours) => {
-                let mismatch = Mismatch { index: last.index, upstream_chain: ours.0, listener_chain: from.chain };
+                let mismatch = Mismatch {
+                    index: last.index,
+                    upstream_chain: ours.0,
+                    listener_chain: from.chain,
+                };
                 Ok(Some(Start::Mismatch(mismatch)))
             }
-            None => Err(io::Error::other(format!("the log has no chain value at {}", last.index))),
+            None => Err(io::Error::other(format!(
+                "the log has no chain value at {}",
+                last.index
+            ))),
         }
     }
 }
@@ -301,9 +396,15 @@ impl Window {
 }
 
 /// Carries out a command; false when the link must end.
-async fn obey(writer: &mut (dyn AsyncWrite + Send + Unpin), command: LinkCommand, allowed: &mut bool) -> io::Result<bool> {
+async fn obey(
+    writer: &mut (dyn AsyncWrite + Send + Unpin),
+    command: LinkCommand,
+    allowed: &mut bool,
+) -> io::Result<bool> {
     match command {
-        LinkCommand::Send(message) => write_packet(writer, Kind::Session, &SessionBytes::from(&message), &[]).await?,
+        LinkCommand::Send(message) => {
+            write_packet(writer, Kind::Session, &SessionBytes::from(&message), &[]).await?
+        }
         LinkCommand::Feed(feed) => *allowed = feed,
         LinkCommand::Follow => unreachable!("an upstream's link is never told to follow"),
         LinkCommand::Close => {
@@ -320,11 +421,20 @@ fn session(packet: &Packet) -> io::Result<Message> {
 }
 
 /// Upstream: serves a snapshot to a listener that asked for one.
-pub(crate) async fn serve_snapshot(core: Arc<Core>, mut writer: Box<dyn AsyncWrite + Send + Unpin>) -> io::Result<()> {
-    let _turn = core.snapshot_turns.acquire().await.map_err(io::Error::other)?;
+pub(crate) async fn serve_snapshot(
+    core: Arc<Core>,
+    mut writer: Box<dyn AsyncWrite + Send + Unpin>,
+) -> io::Result<()> {
+    let _turn = core
+        .snapshot_turns
+        .acquire()
+        .await
+        .map_err(io::Error::other)?;
     core.keeper.persist_applied().await?;
     let applier = core.applier.clone();
-    let made = tokio::task::spawn_blocking(move || applier.snapshot()).await.map_err(io::Error::other)??;
+    let made = tokio::task::spawn_blocking(move || applier.snapshot())
+        .await
+        .map_err(io::Error::other)??;
     let Some((at, source)) = made else {
         let reject = Reject::new(Reason::NoLeader, "this node has no state to copy yet");
         return write_packet(&mut writer, Kind::Reject, &reject, &[]).await;
@@ -358,10 +468,28 @@ async fn try_follow(
     heard: &AtomicBool,
     commands: mpsc::UnboundedReceiver<LinkCommand>,
 ) -> io::Result<()> {
-    let Greeted { reader, mut writer, .. } = core.peers.connect(to.as_str(), Purpose::Feed).await.map_err(io::Error::other)?;
-    write_packet(&mut writer, Kind::Register, &RegisterBytes::from(&register), &[]).await?;
+    let Greeted {
+        reader, mut writer, ..
+    } = core
+        .peers
+        .connect(to.as_str(), Purpose::Feed)
+        .await
+        .map_err(io::Error::other)?;
+    write_packet(
+        &mut writer,
+        Kind::Register,
+        &RegisterBytes::from(&register),
+        &[],
+    )
+    .await?;
     let (say, said) = mpsc::unbounded_channel();
-    let intake = Intake { core: core.clone(), link, address: to.as_str().to_string(), say, unacked_bytes: AtomicU64::new(0) };
+    let intake = Intake {
+        core: core.clone(),
+        link,
+        address: to.as_str().to_string(),
+        say,
+        unacked_bytes: AtomicU64::new(0),
+    };
     tokio::select! {
         read = intake.read(heard, reader) => read,
         wrote = intake.write(writer, commands, said) => wrote,
@@ -403,13 +531,24 @@ impl Intake {
             let Some(packet) = packet else { return Ok(()) };
             heard.store(true, Ordering::Relaxed);
             match packet.kind {
-                Kind::Session => self.core.tree.tell(Input::Session { link: self.link, message: session(&packet)? }),
+                Kind::Session => self.core.tree.tell(Input::Session {
+                    link: self.link,
+                    message: session(&packet)?,
+                }),
                 Kind::Entries => self.take(packet)?,
                 Kind::FeedStart => match packet.head::<FeedStart>()?.start {
                     Some(Start::Entries(_)) => {}
                     Some(Start::NeedSnapshot(need)) => {
-                        tracing::info!("upstream {} has the log from {} only: fetch a snapshot", self.address, need.first);
-                        fetching = Some(Box::pin(fetch_snapshot(self.core.clone(), self.link, self.address.clone())));
+                        tracing::info!(
+                            "upstream {} has the log from {} only: fetch a snapshot",
+                            self.address,
+                            need.first
+                        );
+                        fetching = Some(Box::pin(fetch_snapshot(
+                            self.core.clone(),
+                            self.link,
+                            self.address.clone(),
+                        )));
                     }
                     Some(Start::Mismatch(mismatch)) => return Err(self.diverged(mismatch)),
                     None => return Err(garbage("a feed that starts with nothing".into())),
@@ -441,13 +580,30 @@ impl Intake {
         let log = self.core.flusher.log();
         match say {
             Say::FeedFrom => {
-                let from = FeedFrom { last: log.last_id().map(LogIdBytes::from), chain: log.last_chain().0 };
+                let from = FeedFrom {
+                    last: log.last_id().map(LogIdBytes::from),
+                    chain: log.last_chain().0,
+                };
                 write_packet(writer, Kind::FeedFrom, &from, &[]).await
             }
             Say::Position => {
                 let received_end = log.last_id().map_or(0, |id| id.index + 1);
-                let applied_end = self.core.applier.applied().borrow().map_or(0, |id| id.index + 1);
-                write_packet(writer, Kind::Position, &PositionHead { received_end, applied_end }, &[]).await
+                let applied_end = self
+                    .core
+                    .applier
+                    .applied()
+                    .borrow()
+                    .map_or(0, |id| id.index + 1);
+                write_packet(
+                    writer,
+                    Kind::Position,
+                    &PositionHead {
+                        received_end,
+                        applied_end,
+                    },
+                    &[],
+                )
+                .await
             }
         }
     }
@@ -457,8 +613,14 @@ impl Intake {
         let bytes = packet.tail.len() as u64;
         let frames = frames(packet.tail)?;
         let taken = self.core.following.with(self.link, || {
-            self.core.flusher.log().append(&frames).map_err(io::Error::other)?;
-            self.core.committed.send_replace(frames.last().map(Frame::id));
+            self.core
+                .flusher
+                .log()
+                .append(&frames)
+                .map_err(io::Error::other)?;
+            self.core
+                .committed
+                .send_replace(frames.last().map(Frame::id));
             Ok(())
         })?;
         if taken.is_none() {
@@ -490,12 +652,16 @@ impl Intake {
 /// Cuts a packet's tail into entries, verifying each (B12).
 fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
     let mut frames = Vec::new();
-    while let Some(frame) = Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))? {
+    while let Some(frame) =
+        Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))?
+    {
         frames.push(frame);
     }
     match tail.is_empty() && !frames.is_empty() {
         true => Ok(frames),
-        false => Err(garbage("half an entry, or none, in a packet of entries".into())),
+        false => Err(garbage(
+            "half an entry, or none, in a packet of entries".into(),
+        )),
     }
 }
 
@@ -505,20 +671,30 @@ async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::R
     let applier = core.applier.clone();
     let (sink, at) = snapshot::fetch(&core.peers, &address, move || applier.receive()).await?;
     let _turn = core.apply_turn.lock().await;
-    let base = Base { last: at.last, chain: at.chain };
+    let base = Base {
+        last: at.last,
+        chain: at.chain,
+    };
     let last = at.last;
     let applier = core.applier.clone();
     if core.following.with(link, || Ok(()))?.is_none() {
-        return Err(io::Error::other("the upstream changed while its snapshot was on the way"));
+        return Err(io::Error::other(
+            "the upstream changed while its snapshot was on the way",
+        ));
     }
-    tokio::task::spawn_blocking(move || applier.install(sink, at)).await.map_err(io::Error::other)??;
+    tokio::task::spawn_blocking(move || applier.install(sink, at))
+        .await
+        .map_err(io::Error::other)??;
     let ticket = core.flusher.log().reset(base).map_err(io::Error::other)?;
     core.flusher.durable(ticket).await?;
     core.applier.log_follows()?;
     core.committed.send_replace(last);
     core.keeper.installed();
     core.count(|counters| counters.snapshots_received += 1);
-    let text = format!("installed a snapshot at {} from {address}", last.map_or("the start".into(), |id: LogId| id.to_string()));
+    let text = format!(
+        "installed a snapshot at {} from {address}",
+        last.map_or("the start".into(), |id: LogId| id.to_string())
+    );
     tracing::info!("{text}");
     let _ = core.events.send(NodeEvent::Snapshot(text));
     Ok(())

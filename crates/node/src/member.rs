@@ -30,9 +30,16 @@ pub struct Membership {
 
 impl Membership {
     /// A uniform configuration in which every member votes.
-    pub fn of_voters(members: impl IntoIterator<Item = Member>) -> Membership {
-        let members: BTreeMap<u64, Member> = members.into_iter().map(|member| (member.id, member)).collect();
-        Membership { configs: vec![members.keys().copied().collect()], members }
+    #[cfg(test)]
+    fn of_voters(members: impl IntoIterator<Item = Member>) -> Membership {
+        let members: BTreeMap<u64, Member> = members
+            .into_iter()
+            .map(|member| (member.id, member))
+            .collect();
+        Membership {
+            configs: vec![members.keys().copied().collect()],
+            members,
+        }
     }
 
     /// Whether `id` votes in any of the sets.
@@ -42,27 +49,60 @@ impl Membership {
 
     /// The members that vote.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
-        self.members.values().filter(|member| self.is_voter(member.id))
+        self.members
+            .values()
+            .filter(|member| self.is_voter(member.id))
     }
 
     /// The bytes that go into the log.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let configs = self.configs.iter().map(|ids| ConfigBytes { ids: ids.iter().copied().collect() }).collect();
-        let members = self.members.values().cloned().map(MemberBytes::from).collect();
+        let configs = self
+            .configs
+            .iter()
+            .map(|ids| ConfigBytes {
+                ids: ids.iter().copied().collect(),
+            })
+            .collect();
+        let members = self
+            .members
+            .values()
+            .cloned()
+            .map(MemberBytes::from)
+            .collect();
         MembershipBytes { configs, members }.encode_to_vec()
     }
 
     /// Reads what [`Membership::to_bytes`] wrote; rejects anything else.
     pub fn from_bytes(bytes: &[u8]) -> Result<Membership, MembershipError> {
-        let read = MembershipBytes::decode(bytes).map_err(|error| MembershipError(error.to_string()))?;
+        let read =
+            MembershipBytes::decode(bytes).map_err(|error| MembershipError(error.to_string()))?;
         let membership = Membership {
-            configs: read.configs.into_iter().map(|config| config.ids.into_iter().collect()).collect(),
-            members: read.members.into_iter().map(|member| (member.id, member.into())).collect(),
+            configs: read
+                .configs
+                .into_iter()
+                .map(|config| config.ids.into_iter().collect())
+                .collect(),
+            members: read
+                .members
+                .into_iter()
+                .map(|member| (member.id, member.into()))
+                .collect(),
         };
         if membership.configs.len() > 2 {
-            return Err(MembershipError(format!("{} voter sets, at most 2 are possible", membership.configs.len())));
+            return Err(MembershipError(format!(
+                "{} voter sets, at most 2 are possible",
+                membership.configs.len()
+            )));
         }
-        match membership.configs.iter().flatten().find(|id| !membership.members.contains_key(id)) {
+        if membership.configs.iter().any(BTreeSet::is_empty) {
+            return Err(MembershipError("a set without voters".into()));
+        }
+        match membership
+            .configs
+            .iter()
+            .flatten()
+            .find(|id| !membership.members.contains_key(id))
+        {
             Some(id) => Err(MembershipError(format!("voter {id:x} has no address"))),
             None => Ok(membership),
         }
@@ -102,15 +142,35 @@ pub(crate) struct MemberBytes {
 
 impl From<Member> for MemberBytes {
     fn from(member: Member) -> Self {
-        let Member { id, name, peer_address, client_urls } = member;
-        MemberBytes { id, name, peer_address, client_urls }
+        let Member {
+            id,
+            name,
+            peer_address,
+            client_urls,
+        } = member;
+        MemberBytes {
+            id,
+            name,
+            peer_address,
+            client_urls,
+        }
     }
 }
 
 impl From<MemberBytes> for Member {
     fn from(bytes: MemberBytes) -> Self {
-        let MemberBytes { id, name, peer_address, client_urls } = bytes;
-        Member { id, name, peer_address, client_urls }
+        let MemberBytes {
+            id,
+            name,
+            peer_address,
+            client_urls,
+        } = bytes;
+        Member {
+            id,
+            name,
+            peer_address,
+            client_urls,
+        }
     }
 }
 
@@ -119,7 +179,12 @@ mod tests {
     use super::*;
 
     fn member(id: u64) -> Member {
-        Member { id, name: format!("v{id}"), peer_address: format!("127.0.0.1:{id}"), client_urls: vec![] }
+        Member {
+            id,
+            name: format!("v{id}"),
+            peer_address: format!("127.0.0.1:{id}"),
+            client_urls: vec![],
+        }
     }
 
     #[test]
@@ -134,7 +199,12 @@ mod tests {
     fn voters_without_address_and_garbage_are_rejected() {
         let mut membership = Membership::of_voters([member(1)]);
         membership.configs[0].insert(9);
-        assert_eq!(Membership::from_bytes(&membership.to_bytes()).unwrap_err().to_string(), "read membership: voter 9 has no address");
+        assert_eq!(
+            Membership::from_bytes(&membership.to_bytes())
+                .unwrap_err()
+                .to_string(),
+            "read membership: voter 9 has no address"
+        );
         assert!(Membership::from_bytes(&[0xff; 7]).is_err());
     }
 }

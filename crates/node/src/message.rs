@@ -365,6 +365,9 @@ pub(crate) struct SnapshotEnd {
 
 impl Reject {
     pub fn new(reason: Reason, text: impl Into<String>) -> Reject {
-        Reject { reason: reason as i32, text: text.into() }
+        Reject {
+            reason: reason as i32,
+            text: text.into(),
+        }
     }
 }

@@ -52,12 +52,16 @@ impl Network for TcpNetwork {
     fn connect<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Connection>> {
         Box::pin(async move {
             let attempt = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-            connection(attempt.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to connection attempt"))??)
+            connection(attempt.map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, "no answer to connection attempt")
+            })??)
         })
     }
 
     fn listen<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Box<dyn Listener>>> {
-        Box::pin(async move { Ok(Box::new(TcpListener::bind(address).await?) as Box<dyn Listener>) })
+        Box::pin(
+            async move { Ok(Box::new(TcpListener::bind(address).await?) as Box<dyn Listener>) },
+        )
     }
 }
 
@@ -75,5 +79,9 @@ fn connection(stream: TcpStream) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.to_string();
     let (reader, writer) = stream.into_split();
-    Ok(Connection { reader: Box::new(reader), writer: Box::new(writer), peer })
+    Ok(Connection {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+        peer,
+    })
 }

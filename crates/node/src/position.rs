@@ -18,7 +18,11 @@ pub(crate) struct Applied {
 
 impl Default for Applied {
     fn default() -> Self {
-        Applied { last: None, chain: Chain::START, membership: (None, Membership::default()) }
+        Applied {
+            last: None,
+            chain: Chain::START,
+            membership: (None, Membership::default()),
+        }
     }
 }
 
@@ -45,11 +49,15 @@ impl Applied {
     }
 
     pub fn from_position(position: &Position) -> Result<Applied, PositionError> {
-        let read = AppliedBytes::decode(position.0.clone()).map_err(|error| PositionError::Damaged(error.to_string()))?;
+        let read = AppliedBytes::decode(position.0.clone())
+            .map_err(|error| PositionError::Damaged(error.to_string()))?;
         Ok(Applied {
             last: read.last.map(LogId::from),
             chain: Chain(read.chain),
-            membership: (read.membership_id.map(LogId::from), Membership::from_bytes(&read.membership)?),
+            membership: (
+                read.membership_id.map(LogId::from),
+                Membership::from_bytes(&read.membership)?,
+            ),
         })
     }
 }
@@ -86,12 +94,18 @@ pub(crate) struct LogIdBytes {
 
 impl From<LogId> for LogIdBytes {
     fn from(id: LogId) -> Self {
-        LogIdBytes { term: id.term, index: id.index }
+        LogIdBytes {
+            term: id.term,
+            index: id.index,
+        }
     }
 }
 
 impl From<LogIdBytes> for LogId {
     fn from(bytes: LogIdBytes) -> Self {
-        LogId { term: bytes.term, index: bytes.index }
+        LogId {
+            term: bytes.term,
+            index: bytes.index,
+        }
     }
 }

@@ -25,8 +25,17 @@ struct State {
 
 impl Reads {
     /// One past the index that a read which begins now must have seen.
-    pub async fn ask(&self, core: &Arc<Core>, leader_only: bool, deadline: Instant) -> Result<u64, ReadError> {
-        if leader_only && core.consensus().is_none_or(|consensus| !consensus.is_leader()) {
+    pub async fn ask(
+        &self,
+        core: &Arc<Core>,
+        leader_only: bool,
+        deadline: Instant,
+    ) -> Result<u64, ReadError> {
+        if leader_only
+            && core
+                .consensus()
+                .is_none_or(|consensus| !consensus.is_leader())
+        {
             return Err(ReadError::NoLeader("this voter does not lead".into()));
         }
         let (answer, wait) = oneshot::channel();
@@ -62,7 +71,9 @@ async fn ask_until_idle(core: Arc<Core>) {
         if waiting.is_empty() {
             return;
         }
-        let result = core.read_index(false, Instant::now() + crate::core::REQUEST_TIMEOUT).await;
+        let result = core
+            .read_index(false, Instant::now() + crate::core::REQUEST_TIMEOUT)
+            .await;
         for read in waiting {
             let _ = read.send(result.clone());
         }

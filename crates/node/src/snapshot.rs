@@ -25,11 +25,24 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(crate) const MAX_SERVED: usize = 2;
 
 /// Pushes a snapshot to a voter and returns the vote it answers with.
-pub(crate) async fn push(peers: &Peers, address: &str, vote: VoteBytes, source: Box<dyn SnapshotSource>) -> io::Result<VoteBytes> {
-    let Greeted { mut reader, mut writer, .. } = peers.connect(address, Purpose::Snapshot).await.map_err(io::Error::other)?;
+pub(crate) async fn push(
+    peers: &Peers,
+    address: &str,
+    vote: VoteBytes,
+    source: Box<dyn SnapshotSource>,
+) -> io::Result<VoteBytes> {
+    let Greeted {
+        mut reader,
+        mut writer,
+        ..
+    } = peers
+        .connect(address, Purpose::Snapshot)
+        .await
+        .map_err(io::Error::other)?;
     send(&mut writer, Some(vote), source).await?;
     let end: SnapshotEnd = reader.expect().await?.expect(Kind::SnapshotEnd)?;
-    end.vote.ok_or_else(|| garbage("a snapshot's receipt without a vote".into()))
+    end.vote
+        .ok_or_else(|| garbage("a snapshot's receipt without a vote".into()))
 }
 
 /// Asks the upstream at `address` for a snapshot; the returned sink is complete and waits to be finished.
@@ -38,8 +51,21 @@ pub(crate) async fn fetch(
     address: &str,
     open: impl FnOnce() -> io::Result<Box<dyn SnapshotSink>> + Send + 'static,
 ) -> io::Result<(Box<dyn SnapshotSink>, Applied)> {
-    let Greeted { mut reader, mut writer, .. } = peers.connect(address, Purpose::Snapshot).await.map_err(io::Error::other)?;
-    write_packet(&mut writer, Kind::SnapshotHead, &SnapshotHead::default(), &[]).await?;
+    let Greeted {
+        mut reader,
+        mut writer,
+        ..
+    } = peers
+        .connect(address, Purpose::Snapshot)
+        .await
+        .map_err(io::Error::other)?;
+    write_packet(
+        &mut writer,
+        Kind::SnapshotHead,
+        &SnapshotHead::default(),
+        &[],
+    )
+    .await?;
     let first = reader.expect().await?;
     if first.kind == Kind::Reject {
         let reject: crate::message::Reject = first.head()?;
@@ -54,7 +80,11 @@ pub(crate) async fn send<W: AsyncWrite + Unpin + Send + ?Sized>(
     vote: Option<VoteBytes>,
     mut source: Box<dyn SnapshotSource>,
 ) -> io::Result<()> {
-    let head = SnapshotHead { vote, position: source.position().0, size_hint_bytes: source.size_hint_bytes() };
+    let head = SnapshotHead {
+        vote,
+        position: source.position().0,
+        size_hint_bytes: source.size_hint_bytes(),
+    };
     write_packet(writer, Kind::SnapshotHead, &head, &[]).await?;
     for number in 0.. {
         let read = move || {
@@ -62,11 +92,25 @@ pub(crate) async fn send<W: AsyncWrite + Unpin + Send + ?Sized>(
             (source, chunk)
         };
         let chunk;
-        (source, chunk) = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+        (source, chunk) = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(io::Error::other)?;
         let Some(chunk) = chunk? else {
-            return write_packet(writer, Kind::SnapshotEnd, &SnapshotEnd { chunks: number, vote: None }, &[]).await;
+            return write_packet(
+                writer,
+                Kind::SnapshotEnd,
+                &SnapshotEnd {
+                    chunks: number,
+                    vote: None,
+                },
+                &[],
+            )
+            .await;
         };
-        let head = ChunkHead { number, crc32c: crc32c::crc32c(&chunk) };
+        let head = ChunkHead {
+            number,
+            crc32c: crc32c::crc32c(&chunk),
+        };
         write_packet(writer, Kind::SnapshotChunk, &head, &[chunk]).await?;
     }
     unreachable!("the numbers of chunks do not end")
@@ -78,20 +122,28 @@ pub(crate) async fn receive(
     head: SnapshotHead,
     open: impl FnOnce() -> io::Result<Box<dyn SnapshotSink>> + Send + 'static,
 ) -> io::Result<(Box<dyn SnapshotSink>, Applied)> {
-    let at = Applied::from_position(&Position(head.position)).map_err(|error| garbage(error.to_string()))?;
-    let mut sink = tokio::task::spawn_blocking(open).await.map_err(io::Error::other)??;
+    let at = Applied::from_position(&Position(head.position))
+        .map_err(|error| garbage(error.to_string()))?;
+    let mut sink = tokio::task::spawn_blocking(open)
+        .await
+        .map_err(io::Error::other)??;
     for number in 0.. {
         let packet = reader.expect().await?;
         if packet.kind == Kind::SnapshotEnd {
             let end: SnapshotEnd = packet.head()?;
             return match end.chunks == number {
                 true => Ok((sink, at)),
-                false => Err(garbage(format!("snapshot of {} chunks ended after {number}", end.chunks))),
+                false => Err(garbage(format!(
+                    "snapshot of {} chunks ended after {number}",
+                    end.chunks
+                ))),
             };
         }
         let chunk = checked(&packet, number)?;
         let write = move || sink.write_chunk(chunk).map(|()| sink);
-        sink = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+        sink = tokio::task::spawn_blocking(write)
+            .await
+            .map_err(io::Error::other)??;
     }
     unreachable!("the numbers of chunks do not end")
 }
@@ -99,7 +151,9 @@ pub(crate) async fn receive(
 fn checked(packet: &Packet, number: u64) -> io::Result<Bytes> {
     let head: ChunkHead = packet.expect(Kind::SnapshotChunk)?;
     if head.number != number || head.crc32c != crc32c::crc32c(&packet.tail) {
-        return Err(garbage(format!("snapshot chunk {number} arrived damaged or out of order")));
+        return Err(garbage(format!(
+            "snapshot chunk {number} arrived damaged or out of order"
+        )));
     }
     Ok(packet.tail.clone())
 }

@@ -36,7 +36,8 @@ pub trait StateMachine: Send + Sync + 'static {
     /// `commands` may be empty: then only the position moves (a membership change, a new leader's first entry). `index` is the log
     /// index that `position` stands for, at or above the last command's. An error is fatal: a command that the state machine does not
     /// like is answered, the same on every node, inside its response.
-    fn apply(&self, commands: &[Command], index: u64, position: Position) -> io::Result<Vec<Bytes>>;
+    fn apply(&self, commands: &[Command], index: u64, position: Position)
+    -> io::Result<Vec<Bytes>>;
 
     /// Makes durable what was applied, at positions whose index is at most `durable_index`, and returns the index now durable, if any.
     ///

@@ -36,7 +36,14 @@ impl Role {
     }
 
     pub(crate) fn from_number(number: u32) -> Option<Role> {
-        [Role::Leader, Role::Follower, Role::Candidate, Role::Listener].into_iter().find(|role| role.to_number() == number)
+        [
+            Role::Leader,
+            Role::Follower,
+            Role::Candidate,
+            Role::Listener,
+        ]
+        .into_iter()
+        .find(|role| role.to_number() == number)
     }
 }
 

@@ -9,7 +9,10 @@ use crate::links::{self, LinkCommand};
 use crate::message::{Call, Empty, Purpose, Reply};
 use crate::status::{NodeEvent, Role};
 use crate::tree_wire::SavedBytes;
-use eaves_tree::{Address, Answer, Event, Instant, LinkId, LogPosition, LogVerdict, Message, NodeId, Output, Peer, Register, TreeNode, VoterState};
+use eaves_tree::{
+    Address, Answer, Event, Instant, LinkId, LogPosition, LogVerdict, Message, NodeId, Output,
+    Peer, Register, TreeNode, VoterState,
+};
 use prost::Message as _;
 use std::collections::HashMap;
 use std::io;
@@ -27,16 +30,37 @@ const FRESHNESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What happens, as the loop hears of it.
 pub(crate) enum Input {
-    Ask { from: NodeId, answer: oneshot::Sender<Answer> },
-    Answered { from: Address, answer: Answer },
-    AskFailed { to: Address },
-    Register { link: LinkId, register: Register, verdict: LogVerdict, commands: LinkSender },
-    Session { link: LinkId, message: Message },
-    Closed { link: LinkId },
+    Ask {
+        from: NodeId,
+        answer: oneshot::Sender<Answer>,
+    },
+    Answered {
+        from: Address,
+        answer: Answer,
+    },
+    AskFailed {
+        to: Address,
+    },
+    Register {
+        link: LinkId,
+        register: Register,
+        verdict: LogVerdict,
+        commands: LinkSender,
+    },
+    Session {
+        link: LinkId,
+        message: Message,
+    },
+    Closed {
+        link: LinkId,
+    },
     Voter(VoterState),
     Voters(Vec<Peer>),
     UpstreamList(Vec<Address>),
-    Persisted { version: u64, saved: io::Result<()> },
+    Persisted {
+        version: u64,
+        saved: io::Result<()>,
+    },
     Inspect(oneshot::Sender<Inspection>),
 }
 
@@ -85,7 +109,16 @@ impl TreeHandle {
     pub fn new() -> (TreeHandle, TreeEnds) {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let (place, watching) = watch::channel(Place::default());
-        (TreeHandle { inputs, place: watching }, TreeEnds { inputs: receiver, place })
+        (
+            TreeHandle {
+                inputs,
+                place: watching,
+            },
+            TreeEnds {
+                inputs: receiver,
+                place,
+            },
+        )
     }
 
     /// Tells the loop. A stopped loop is a stopped node.
@@ -106,7 +139,10 @@ impl TreeHandle {
     /// Answers a peer's question (S7).
     pub async fn ask(&self, from: u64) -> Option<Answer> {
         let (answer, wait) = oneshot::channel();
-        self.tell(Input::Ask { from: NodeId(from), answer });
+        self.tell(Input::Ask {
+            from: NodeId(from),
+            answer,
+        });
         wait.await.ok()
     }
 
@@ -120,25 +156,45 @@ impl TreeHandle {
 /// What was saved by an earlier run.
 pub(crate) fn load_saved(dir: &Path) -> io::Result<eaves_tree::Saved> {
     let file = dir.join(SAVED_FILE);
-    let damaged = |what: String| io::Error::other(format!("read {}: {what}; remove the file and give --upstream again", file.display()));
+    let damaged = |what: String| {
+        io::Error::other(format!(
+            "read {}: {what}; remove the file and give --upstream again",
+            file.display()
+        ))
+    };
     match std::fs::read(&file) {
-        Ok(bytes) => SavedBytes::decode(&bytes[..]).map_err(|error| damaged(error.to_string()))?.try_into().map_err(
-            |error: crate::tree_wire::TreeWireError| damaged(error.to_string()),
-        ),
+        Ok(bytes) => SavedBytes::decode(&bytes[..])
+            .map_err(|error| damaged(error.to_string()))?
+            .try_into()
+            .map_err(|error: crate::tree_wire::TreeWireError| damaged(error.to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(eaves_tree::Saved::default()),
         Err(error) => Err(error),
     }
 }
 
 /// Runs until the node stops.
-pub(crate) async fn run(core: Arc<Core>, tree: TreeNode, ends: TreeEnds, started: tokio::time::Instant) {
+pub(crate) async fn run(
+    core: Arc<Core>,
+    tree: TreeNode,
+    ends: TreeEnds,
+    started: tokio::time::Instant,
+) {
     let mut stopping = core.stopping.subscribe();
-    let mut run = Run { core, tree, place: ends.place, links: HashMap::new(), started };
+    let mut run = Run {
+        core,
+        tree,
+        place: ends.place,
+        links: HashMap::new(),
+        started,
+    };
     let mut inputs = ends.inputs;
     let mut freshness = tokio::time::interval(FRESHNESS_INTERVAL);
     loop {
         run.perform();
-        let timeout = run.tree.poll_timeout().map_or(Duration::MAX, |at| at.since(run.now()));
+        let timeout = run
+            .tree
+            .poll_timeout()
+            .map_or(Duration::MAX, |at| at.since(run.now()));
         tokio::select! {
             input = inputs.recv() => match input {
                 Some(input) => run.handle(input),
@@ -178,11 +234,18 @@ impl Run {
             Input::Ask { from, answer } => drop(answer.send(self.tree.handle_ask(now, from))),
             Input::Answered { from, answer } => self.tree.handle_answer(now, &from, answer),
             Input::AskFailed { to } => self.tree.handle_ask_failed(now, &to),
-            Input::Register { link, register, verdict, commands } => {
+            Input::Register {
+                link,
+                register,
+                verdict,
+                commands,
+            } => {
                 self.links.insert(link, commands);
                 self.tree.handle_register(now, link, register, verdict);
             }
-            Input::Session { link, message } => self.tree.handle_session_message(now, link, message),
+            Input::Session { link, message } => {
+                self.tree.handle_session_message(now, link, message)
+            }
             Input::Closed { link } => {
                 if self.links.remove(&link).is_some() {
                     self.tree.handle_link_closed(now, link);
@@ -191,8 +254,13 @@ impl Run {
             Input::Voter(state) => self.tree.handle_voter_state(now, state),
             Input::Voters(voters) => self.tree.handle_voters(now, voters),
             Input::UpstreamList(upstreams) => self.tree.handle_upstream_list(now, upstreams),
-            Input::Persisted { version, saved: Ok(()) } => self.tree.handle_persisted(now, version),
-            Input::Persisted { saved: Err(error), .. } => self.core.fail("write the upstream list", error),
+            Input::Persisted {
+                version,
+                saved: Ok(()),
+            } => self.tree.handle_persisted(now, version),
+            Input::Persisted {
+                saved: Err(error), ..
+            } => self.core.fail("write the upstream list", error),
             Input::Inspect(answer) => drop(answer.send(self.inspect())),
         }
     }
@@ -205,7 +273,14 @@ impl Run {
     /// Tells the protocol what moved without waking the loop: the committed position, and who was heard.
     fn catch_up(&mut self) {
         let now = self.now();
-        let committed = self.core.committed.borrow().map_or(LogPosition::default(), |id| LogPosition { term: id.term, index: id.index });
+        let committed = self
+            .core
+            .committed
+            .borrow()
+            .map_or(LogPosition::default(), |id| LogPosition {
+                term: id.term,
+                index: id.index,
+            });
         self.tree.handle_committed(committed);
         for (link, sender) in &self.links {
             if sender.heard.swap(false, Ordering::Relaxed) {
@@ -216,7 +291,9 @@ impl Run {
 
     /// Tells a voter's protocol side whether its leader was heard lately (B8).
     fn refresh(&mut self) {
-        let Some(consensus) = self.core.consensus() else { return };
+        let Some(consensus) = self.core.consensus() else {
+            return;
+        };
         let view = consensus.view();
         let leads = view.role == Role::Leader;
         let heard = view.leader.and_then(|leader| self.core.heard_ago(leader));
@@ -234,7 +311,8 @@ impl Run {
             depth: self.tree.depth(),
             leader: self.tree.leader().map(|leader| leader.0),
         };
-        self.place.send_if_modified(|known| std::mem::replace(known, place.clone()) != place);
+        self.place
+            .send_if_modified(|known| std::mem::replace(known, place.clone()) != place);
     }
 
     fn output(&mut self, output: Output) {
@@ -244,9 +322,24 @@ impl Run {
                 let (sender, receiver) = links::channel();
                 self.links.insert(link, sender.clone());
                 let end = self.core.flusher.log();
-                let last = end.last_id().map_or(LogPosition::default(), |id| LogPosition { term: id.term, index: id.index });
-                let register = self.tree.register(eaves_tree::LogEnd { position: last, chain: end.last_chain().0 });
-                tokio::spawn(links::follow(self.core.clone(), to, link, register, sender.heard, receiver));
+                let last = end
+                    .last_id()
+                    .map_or(LogPosition::default(), |id| LogPosition {
+                        term: id.term,
+                        index: id.index,
+                    });
+                let register = self.tree.register(eaves_tree::LogEnd {
+                    position: last,
+                    chain: end.last_chain().0,
+                });
+                tokio::spawn(links::follow(
+                    self.core.clone(),
+                    to,
+                    link,
+                    register,
+                    sender.heard,
+                    receiver,
+                ));
             }
             Output::Send { link, message } => self.command(link, LinkCommand::Send(message)),
             Output::StartFeeding { link, .. } => self.command(link, LinkCommand::Feed(true)),
@@ -260,7 +353,9 @@ impl Run {
                 self.command(link, LinkCommand::Close);
                 self.links.remove(&link);
             }
-            Output::Persist { version, saved } => drop(tokio::spawn(persist(self.core.clone(), version, saved))),
+            Output::Persist { version, saved } => {
+                drop(tokio::spawn(persist(self.core.clone(), version, saved)))
+            }
             Output::Event(event) => self.event(event),
         }
     }
@@ -283,21 +378,41 @@ impl Run {
     }
 
     fn inspect(&self) -> Inspection {
-        Inspection { downstreams: self.tree.downstreams().map(|downstream| peer_at(&downstream.peer)).collect() }
+        Inspection {
+            downstreams: self
+                .tree
+                .downstreams()
+                .map(|downstream| peer_at(&downstream.peer))
+                .collect(),
+        }
     }
 }
 
 fn peer_at(peer: &Peer) -> PeerAt {
-    PeerAt { id: peer.id.0, address: peer.address.as_str().to_string() }
+    PeerAt {
+        id: peer.id.0,
+        address: peer.address.as_str().to_string(),
+    }
 }
 
 /// How long the driver keeps a question open; when to give up on it is the protocol's business.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn ask(core: Arc<Core>, to: Address) {
-    let called = core.peers.call(to.as_str(), Purpose::Control, Call::Ask(Empty {}), &[], ASK_TIMEOUT).await;
+    let called = core
+        .peers
+        .call(
+            to.as_str(),
+            Purpose::Control,
+            Call::Ask(Empty {}),
+            &[],
+            ASK_TIMEOUT,
+        )
+        .await;
     let answered = match called {
-        Ok((Reply::Answer(answer), _)) => Answer::try_from(answer).map_err(|error| error.to_string()),
+        Ok((Reply::Answer(answer), _)) => {
+            Answer::try_from(answer).map_err(|error| error.to_string())
+        }
         Ok(_) => Err("answered another question".into()),
         Err(error) => Err(error.to_string()),
     };
@@ -314,5 +429,8 @@ async fn persist(core: Arc<Core>, version: u64, saved: eaves_tree::Saved) {
     let file = core.config.data_dir.join(SAVED_FILE);
     let bytes = SavedBytes::from(&saved).encode_to_vec();
     let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
-    core.tree.tell(Input::Persisted { version, saved: written.unwrap_or_else(|error| Err(io::Error::other(error))) });
+    core.tree.tell(Input::Persisted {
+        version,
+        saved: written.unwrap_or_else(|error| Err(io::Error::other(error))),
+    });
 }

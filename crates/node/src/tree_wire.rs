@@ -16,9 +16,9 @@
 
 use crate::position::LogIdBytes;
 use eaves_tree::{
-    ALTERNATIVES_MAX, Accept, Address, Alternative, Answer, ClusterId, FreePlaces, Heartbeat, HeartbeatAck, Kick, KickReason, LEARNED_MAX,
-    LeaveReason, LogEnd, LogPosition, Message, NodeId, Path, PathError, Peer, Place, Refuse, RefuseReason, Register, Role, Saved,
-    UPSTREAMS_MAX, Zone,
+    ALTERNATIVES_MAX, Accept, Address, Alternative, Answer, ClusterId, FreePlaces, Heartbeat,
+    HeartbeatAck, Kick, KickReason, LEARNED_MAX, LeaveReason, LogEnd, LogPosition, Message, NodeId,
+    Path, PathError, Peer, Place, Refuse, RefuseReason, Register, Role, Saved, UPSTREAMS_MAX, Zone,
 };
 use std::time::Duration;
 
@@ -36,7 +36,11 @@ pub(crate) enum TreeWireError {
     Unknown { field: &'static str, code: u32 },
     /// A list longer than its limit.
     #[error("reject {count} {field}, the limit is {limit}")]
-    TooMany { field: &'static str, count: usize, limit: usize },
+    TooMany {
+        field: &'static str,
+        count: usize,
+        limit: usize,
+    },
     #[error(transparent)]
     Path(#[from] PathError),
 }
@@ -258,7 +262,12 @@ impl TryFrom<AnswerBytes> for Answer {
             capacity: bytes.capacity,
             registered: bytes.registered,
             committed: required("committed position", bytes.committed)?.into(),
-            alternatives: bounded("alternatives", bytes.alternatives, ALTERNATIVES_MAX, alternative)?,
+            alternatives: bounded(
+                "alternatives",
+                bytes.alternatives,
+                ALTERNATIVES_MAX,
+                alternative,
+            )?,
         })
     }
 }
@@ -301,7 +310,9 @@ impl From<&Message> for SessionBytes {
             Message::HeartbeatAck(ack) => SessionKind::HeartbeatAck(ack_bytes(ack)),
             Message::Leave(reason) => SessionKind::Leave(leave_code(*reason)),
         };
-        SessionBytes { message: Some(kind) }
+        SessionBytes {
+            message: Some(kind),
+        }
     }
 }
 
@@ -323,7 +334,10 @@ impl TryFrom<SessionBytes> for Message {
 impl From<&Saved> for SavedBytes {
     fn from(saved: &Saved) -> Self {
         let upstreams = saved.upstreams.iter().map(Address::to_string).collect();
-        SavedBytes { upstreams, learned: saved.learned.iter().map(peer_bytes).collect() }
+        SavedBytes {
+            upstreams,
+            learned: saved.learned.iter().map(peer_bytes).collect(),
+        }
     }
 }
 
@@ -367,7 +381,10 @@ fn refuse_bytes(refuse: &Refuse) -> RefuseBytes {
         RefuseReason::Protocol { ours } => RefuseReasonBytes::Protocol(ours),
         RefuseReason::Log { ours } => RefuseReasonBytes::Log(log_end_bytes(ours)),
     };
-    RefuseBytes { reason: Some(reason), alternatives: first(&refuse.alternatives, alternative_bytes) }
+    RefuseBytes {
+        reason: Some(reason),
+        alternatives: first(&refuse.alternatives, alternative_bytes),
+    }
 }
 
 fn refuse(bytes: RefuseBytes) -> Result<Refuse, TreeWireError> {
@@ -377,11 +394,23 @@ fn refuse(bytes: RefuseBytes) -> Result<Refuse, TreeWireError> {
         RefuseReasonBytes::Detached(()) => RefuseReason::Detached,
         RefuseReasonBytes::Loop(()) => RefuseReason::Loop,
         RefuseReasonBytes::TooDeep(()) => RefuseReason::TooDeep,
-        RefuseReasonBytes::Cluster(ours) => RefuseReason::Cluster { ours: ClusterId(ours) },
+        RefuseReasonBytes::Cluster(ours) => RefuseReason::Cluster {
+            ours: ClusterId(ours),
+        },
         RefuseReasonBytes::Protocol(ours) => RefuseReason::Protocol { ours },
-        RefuseReasonBytes::Log(ours) => RefuseReason::Log { ours: log_end(ours)? },
+        RefuseReasonBytes::Log(ours) => RefuseReason::Log {
+            ours: log_end(ours)?,
+        },
     };
-    Ok(Refuse { reason, alternatives: bounded("alternatives", bytes.alternatives, ALTERNATIVES_MAX, alternative)? })
+    Ok(Refuse {
+        reason,
+        alternatives: bounded(
+            "alternatives",
+            bytes.alternatives,
+            ALTERNATIVES_MAX,
+            alternative,
+        )?,
+    })
 }
 
 fn heartbeat_bytes(heartbeat: &Heartbeat) -> HeartbeatBytes {
@@ -410,22 +439,36 @@ fn heartbeat(bytes: HeartbeatBytes) -> Result<Heartbeat, TreeWireError> {
 }
 
 fn kick_bytes(kick: &Kick) -> KickBytes {
-    KickBytes { reason: kick_code(kick.reason), alternatives: first(&kick.alternatives, alternative_bytes) }
+    KickBytes {
+        reason: kick_code(kick.reason),
+        alternatives: first(&kick.alternatives, alternative_bytes),
+    }
 }
 
 fn kick(bytes: KickBytes) -> Result<Kick, TreeWireError> {
     Ok(Kick {
         reason: kick_reason(bytes.reason)?,
-        alternatives: bounded("alternatives", bytes.alternatives, ALTERNATIVES_MAX, alternative)?,
+        alternatives: bounded(
+            "alternatives",
+            bytes.alternatives,
+            ALTERNATIVES_MAX,
+            alternative,
+        )?,
     })
 }
 
 fn ack_bytes(ack: &HeartbeatAck) -> HeartbeatAckBytes {
-    HeartbeatAckBytes { committed: Some(ack.committed.into()), free: Some(free_bytes(ack.free)) }
+    HeartbeatAckBytes {
+        committed: Some(ack.committed.into()),
+        free: Some(free_bytes(ack.free)),
+    }
 }
 
 fn ack(bytes: HeartbeatAckBytes) -> Result<HeartbeatAck, TreeWireError> {
-    Ok(HeartbeatAck { committed: required("committed position", bytes.committed)?.into(), free: free(bytes.free)? })
+    Ok(HeartbeatAck {
+        committed: required("committed position", bytes.committed)?.into(),
+        free: free(bytes.free)?,
+    })
 }
 
 fn alternative_bytes(alternative: &Alternative) -> AlternativeBytes {
@@ -434,7 +477,10 @@ fn alternative_bytes(alternative: &Alternative) -> AlternativeBytes {
         Place::Free { levels } => PlaceBytes::Free(levels),
         Place::Full => PlaceBytes::Full(()),
     };
-    AlternativeBytes { peer: Some(peer_bytes(&alternative.peer)), place: Some(place) }
+    AlternativeBytes {
+        peer: Some(peer_bytes(&alternative.peer)),
+        place: Some(place),
+    }
 }
 
 fn alternative(bytes: AlternativeBytes) -> Result<Alternative, TreeWireError> {
@@ -443,27 +489,45 @@ fn alternative(bytes: AlternativeBytes) -> Result<Alternative, TreeWireError> {
         PlaceBytes::Free(levels) => Place::Free { levels },
         PlaceBytes::Full(()) => Place::Full,
     };
-    Ok(Alternative { peer: peer(required("alternative's peer", bytes.peer)?)?, place })
+    Ok(Alternative {
+        peer: peer(required("alternative's peer", bytes.peer)?)?,
+        place,
+    })
 }
 
 fn peer_bytes(peer: &Peer) -> PeerBytes {
-    PeerBytes { id: peer.id.0, address: peer.address.to_string() }
+    PeerBytes {
+        id: peer.id.0,
+        address: peer.address.to_string(),
+    }
 }
 
 fn peer(bytes: PeerBytes) -> Result<Peer, TreeWireError> {
-    Ok(Peer { id: NodeId(bytes.id), address: address(bytes.address)? })
+    Ok(Peer {
+        id: NodeId(bytes.id),
+        address: address(bytes.address)?,
+    })
 }
 
 fn log_end_bytes(end: LogEnd) -> LogEndBytes {
-    LogEndBytes { position: Some(end.position.into()), chain: end.chain }
+    LogEndBytes {
+        position: Some(end.position.into()),
+        chain: end.chain,
+    }
 }
 
 fn log_end(bytes: LogEndBytes) -> Result<LogEnd, TreeWireError> {
-    Ok(LogEnd { position: required("position of the log's end", bytes.position)?.into(), chain: bytes.chain })
+    Ok(LogEnd {
+        position: required("position of the log's end", bytes.position)?.into(),
+        chain: bytes.chain,
+    })
 }
 
 fn free_bytes(free: FreePlaces) -> FreePlacesBytes {
-    FreePlacesBytes { slots: free.slots, levels: free.levels }
+    FreePlacesBytes {
+        slots: free.slots,
+        levels: free.levels,
+    }
 }
 
 fn free(bytes: Option<FreePlacesBytes>) -> Result<FreePlaces, TreeWireError> {
@@ -473,13 +537,19 @@ fn free(bytes: Option<FreePlacesBytes>) -> Result<FreePlaces, TreeWireError> {
 
 impl From<LogPosition> for LogIdBytes {
     fn from(position: LogPosition) -> Self {
-        LogIdBytes { term: position.term, index: position.index }
+        LogIdBytes {
+            term: position.term,
+            index: position.index,
+        }
     }
 }
 
 impl From<LogIdBytes> for LogPosition {
     fn from(bytes: LogIdBytes) -> Self {
-        LogPosition { term: bytes.term, index: bytes.index }
+        LogPosition {
+            term: bytes.term,
+            index: bytes.index,
+        }
     }
 }
 
@@ -512,7 +582,9 @@ fn path_ids(path: &Path) -> Vec<u64> {
 }
 
 fn path(ids: Vec<u64>) -> Result<Path, TreeWireError> {
-    Ok(Path::try_from(ids.into_iter().map(NodeId).collect::<Vec<_>>())?)
+    Ok(Path::try_from(
+        ids.into_iter().map(NodeId).collect::<Vec<_>>(),
+    )?)
 }
 
 /// An address; nobody can be reached at an empty one.
@@ -535,7 +607,11 @@ fn bounded<B, D>(
     read: fn(B) -> Result<D, TreeWireError>,
 ) -> Result<Vec<D>, TreeWireError> {
     match items.len() {
-        count if count > limit => Err(TreeWireError::TooMany { field, count, limit }),
+        count if count > limit => Err(TreeWireError::TooMany {
+            field,
+            count,
+            limit,
+        }),
         _ => items.into_iter().map(read).collect(),
     }
 }
@@ -552,7 +628,10 @@ mod tests {
     use std::fmt::Debug;
 
     fn a_peer(id: u64) -> Peer {
-        Peer { id: NodeId(id), address: Address::from(format!("127.0.0.1:{id}").as_str()) }
+        Peer {
+            id: NodeId(id),
+            address: Address::from(format!("127.0.0.1:{id}").as_str()),
+        }
     }
 
     fn peers(count: usize) -> Vec<Peer> {
@@ -564,16 +643,31 @@ mod tests {
     }
 
     fn alternatives(count: usize) -> Vec<Alternative> {
-        let places = [Place::Voter, Place::Free { levels: 0 }, Place::Free { levels: u32::MAX }, Place::Full];
-        peers(count).into_iter().zip(places.into_iter().cycle()).map(|(peer, place)| Alternative { peer, place }).collect()
+        let places = [
+            Place::Voter,
+            Place::Free { levels: 0 },
+            Place::Free { levels: u32::MAX },
+            Place::Full,
+        ];
+        peers(count)
+            .into_iter()
+            .zip(places.into_iter().cycle())
+            .map(|(peer, place)| Alternative { peer, place })
+            .collect()
     }
 
     fn position() -> LogPosition {
-        LogPosition { term: 3, index: u64::MAX }
+        LogPosition {
+            term: 3,
+            index: u64::MAX,
+        }
     }
 
     fn an_end() -> LogEnd {
-        LogEnd { position: position(), chain: u64::MAX - 1 }
+        LogEnd {
+            position: position(),
+            chain: u64::MAX - 1,
+        }
     }
 
     fn an_answer(role: Role) -> Answer {
@@ -597,7 +691,10 @@ mod tests {
             cluster: ClusterId(u64::MAX),
             protocol: 1,
             last_log: an_end(),
-            free: FreePlaces { slots: 7, levels: 2 },
+            free: FreePlaces {
+                slots: 7,
+                levels: 2,
+            },
         }
     }
 
@@ -616,13 +713,31 @@ mod tests {
     fn messages() -> Vec<Message> {
         let heartbeats = [
             a_heartbeat(),
-            Heartbeat { path: a_path(PATH_LIMIT), attached: false, stale: true, leader: None, ..a_heartbeat() },
-            Heartbeat { age: Duration::MAX, committed: LogPosition::default(), ..a_heartbeat() },
-            Heartbeat { age: Duration::ZERO, ..a_heartbeat() },
+            Heartbeat {
+                path: a_path(PATH_LIMIT),
+                attached: false,
+                stale: true,
+                leader: None,
+                ..a_heartbeat()
+            },
+            Heartbeat {
+                age: Duration::MAX,
+                committed: LogPosition::default(),
+                ..a_heartbeat()
+            },
+            Heartbeat {
+                age: Duration::ZERO,
+                ..a_heartbeat()
+            },
         ];
         let accepts = [0, 3, ALTERNATIVES_MAX].map(|count| {
             let (voters, ancestors, siblings) = (peers(count), peers(count / 2), peers(count / 3));
-            Accept { heartbeat: a_heartbeat(), voters, ancestors, siblings }
+            Accept {
+                heartbeat: a_heartbeat(),
+                voters,
+                ancestors,
+                siblings,
+            }
         });
         let refuses = [
             RefuseReason::Leader,
@@ -633,17 +748,42 @@ mod tests {
             RefuseReason::Cluster { ours: ClusterId(0) },
             RefuseReason::Protocol { ours: 0 },
             RefuseReason::Log { ours: an_end() },
-            RefuseReason::Log { ours: LogEnd::default() },
+            RefuseReason::Log {
+                ours: LogEnd::default(),
+            },
         ]
-        .map(|reason| Refuse { reason, alternatives: alternatives(5) });
-        let kicks = [KickReason::Leader, KickReason::Silent, KickReason::Admin]
-            .map(|reason| Kick { reason, alternatives: alternatives(ALTERNATIVES_MAX) });
+        .map(|reason| Refuse {
+            reason,
+            alternatives: alternatives(5),
+        });
+        let kicks =
+            [KickReason::Leader, KickReason::Silent, KickReason::Admin].map(|reason| Kick {
+                reason,
+                alternatives: alternatives(ALTERNATIVES_MAX),
+            });
         let acks = [
-            HeartbeatAck { committed: position(), free: FreePlaces { slots: u32::MAX, levels: 1 } },
-            HeartbeatAck { committed: LogPosition::default(), free: FreePlaces::default() },
+            HeartbeatAck {
+                committed: position(),
+                free: FreePlaces {
+                    slots: u32::MAX,
+                    levels: 1,
+                },
+            },
+            HeartbeatAck {
+                committed: LogPosition::default(),
+                free: FreePlaces::default(),
+            },
         ];
         use LeaveReason::*;
-        let leaves = [Moved, Loop, TooDeep, Detached, NewList, BecameVoter, UnknownSession];
+        let leaves = [
+            Moved,
+            Loop,
+            TooDeep,
+            Detached,
+            NewList,
+            BecameVoter,
+            UnknownSession,
+        ];
         heartbeats
             .into_iter()
             .map(Message::Heartbeat)
@@ -662,7 +802,10 @@ mod tests {
         B: for<'a> From<&'a D> + prost::Message + Default,
     {
         let bytes = B::from(value).encode_to_vec();
-        assert_eq!(D::try_from(B::decode(&bytes[..]).unwrap()).as_ref(), Ok(value));
+        assert_eq!(
+            D::try_from(B::decode(&bytes[..]).unwrap()).as_ref(),
+            Ok(value)
+        );
     }
 
     #[test]
@@ -677,37 +820,91 @@ mod tests {
         for role in [Role::Leader, Role::Follower, Role::Listener] {
             assert_round_trip::<Answer, AnswerBytes>(&an_answer(role));
         }
-        let bare = Answer { attached: false, stale: true, zone: None, alternatives: vec![], ..an_answer(Role::Listener) };
+        let bare = Answer {
+            attached: false,
+            stale: true,
+            zone: None,
+            alternatives: vec![],
+            ..an_answer(Role::Listener)
+        };
         assert_round_trip::<Answer, AnswerBytes>(&bare);
         assert_round_trip::<Register, RegisterBytes>(&a_register());
-        let bare = Register { zone: None, last_log: LogEnd::default(), free: FreePlaces::default(), ..a_register() };
+        let bare = Register {
+            zone: None,
+            last_log: LogEnd::default(),
+            free: FreePlaces::default(),
+            ..a_register()
+        };
         assert_round_trip::<Register, RegisterBytes>(&bare);
         assert_round_trip::<Saved, SavedBytes>(&Saved::default());
-        let upstreams = peers(UPSTREAMS_MAX).into_iter().map(|peer| peer.address).collect();
-        assert_round_trip::<Saved, SavedBytes>(&Saved { upstreams, learned: peers(LEARNED_MAX) });
+        let upstreams = peers(UPSTREAMS_MAX)
+            .into_iter()
+            .map(|peer| peer.address)
+            .collect();
+        assert_round_trip::<Saved, SavedBytes>(&Saved {
+            upstreams,
+            learned: peers(LEARNED_MAX),
+        });
     }
 
     #[test]
     fn ages_are_cut_to_microseconds_and_the_longest_are_never() {
-        let age_after = |age| heartbeat(heartbeat_bytes(&Heartbeat { age, ..a_heartbeat() })).unwrap().age;
-        assert_eq!(age_after(Duration::from_nanos(1_999)), Duration::from_micros(1));
-        assert_eq!(age_after(Duration::from_micros(NEVER - 1)), Duration::from_micros(NEVER - 1));
-        assert_eq!(age_after(Duration::from_micros(NEVER) + Duration::from_micros(1)), Duration::MAX);
+        let age_after = |age| {
+            heartbeat(heartbeat_bytes(&Heartbeat {
+                age,
+                ..a_heartbeat()
+            }))
+            .unwrap()
+            .age
+        };
+        assert_eq!(
+            age_after(Duration::from_nanos(1_999)),
+            Duration::from_micros(1)
+        );
+        assert_eq!(
+            age_after(Duration::from_micros(NEVER - 1)),
+            Duration::from_micros(NEVER - 1)
+        );
+        assert_eq!(
+            age_after(Duration::from_micros(NEVER) + Duration::from_micros(1)),
+            Duration::MAX
+        );
     }
 
     #[test]
     fn long_lists_of_ours_are_cut_to_what_a_reader_takes() {
-        let long = Message::Kick(Kick { reason: KickReason::Admin, alternatives: alternatives(ALTERNATIVES_MAX + 1) });
-        let cut = Message::Kick(Kick { reason: KickReason::Admin, alternatives: alternatives(ALTERNATIVES_MAX) });
+        let long = Message::Kick(Kick {
+            reason: KickReason::Admin,
+            alternatives: alternatives(ALTERNATIVES_MAX + 1),
+        });
+        let cut = Message::Kick(Kick {
+            reason: KickReason::Admin,
+            alternatives: alternatives(ALTERNATIVES_MAX),
+        });
         assert_eq!(Message::try_from(SessionBytes::from(&long)), Ok(cut));
     }
 
     #[test]
     fn the_format_stays_as_it_is() {
-        let ack = HeartbeatAck { committed: LogPosition { term: 3, index: 300 }, free: FreePlaces { slots: 2, levels: 1 } };
+        let ack = HeartbeatAck {
+            committed: LogPosition {
+                term: 3,
+                index: 300,
+            },
+            free: FreePlaces {
+                slots: 2,
+                levels: 1,
+            },
+        };
         let bytes = SessionBytes::from(&Message::HeartbeatAck(ack)).encode_to_vec();
-        assert_eq!(bytes, [0x2a, 13, 0x0a, 5, 0x08, 3, 0x10, 0xac, 2, 0x12, 4, 0x08, 2, 0x10, 1]);
-        let bytes = SessionBytes::from(&Message::Leave(LeaveReason::UnknownSession)).encode_to_vec();
+        assert_eq!(
+            bytes,
+            [
+                0x2a, 13, 0x0a, 5, 0x08, 3, 0x10, 0xac, 2, 0x12, 4, 0x08, 2, 0x10, 1
+            ]
+        );
+        let bytes =
+            SessionBytes::from(&Message::Leave(LeaveReason::UnknownSession)).encode_to_vec();
         assert_eq!(bytes, [0x30, 7]);
     }
 
@@ -727,11 +924,26 @@ mod tests {
         reject(|bytes| bytes.role = 0, "reject unknown role 0");
         reject(|bytes| bytes.role = 4, "reject unknown role 4");
         reject(|bytes| bytes.path.clear(), "reject a path without nodes");
-        reject(|bytes| bytes.path = vec![1; PATH_LIMIT + 1], "reject a path of 65 nodes, the limit is 64");
-        reject(|bytes| bytes.committed = None, "reject bytes without a known committed position");
-        reject(|bytes| bytes.alternatives[0].peer = None, "reject bytes without a known alternative's peer");
-        reject(|bytes| bytes.alternatives[1].place = None, "reject bytes without a known place");
-        reject(|bytes| bytes.alternatives[2].peer = Some(PeerBytes::default()), "reject bytes without a known address");
+        reject(
+            |bytes| bytes.path = vec![1; PATH_LIMIT + 1],
+            "reject a path of 65 nodes, the limit is 64",
+        );
+        reject(
+            |bytes| bytes.committed = None,
+            "reject bytes without a known committed position",
+        );
+        reject(
+            |bytes| bytes.alternatives[0].peer = None,
+            "reject bytes without a known alternative's peer",
+        );
+        reject(
+            |bytes| bytes.alternatives[1].place = None,
+            "reject bytes without a known place",
+        );
+        reject(
+            |bytes| bytes.alternatives[2].peer = Some(PeerBytes::default()),
+            "reject bytes without a known address",
+        );
         reject(
             |bytes| bytes.alternatives = vec![bytes.alternatives[0].clone(); ALTERNATIVES_MAX + 1],
             "reject 65 alternatives, the limit is 64",
@@ -742,38 +954,122 @@ mod tests {
     fn registrations_without_a_required_part_are_rejected() {
         let good = RegisterBytes::from(&a_register());
         let reject = |bytes, why| assert_rejected(Register::try_from(bytes), why);
-        reject(RegisterBytes { listener: None, ..good.clone() }, "reject bytes without a known listener");
-        reject(RegisterBytes { last_log: None, ..good.clone() }, "reject bytes without a known end of the log");
-        let no_position = Some(LogEndBytes { position: None, chain: 1 });
-        reject(RegisterBytes { last_log: no_position, ..good.clone() }, "reject bytes without a known position of the log's end");
-        reject(RegisterBytes { free: None, ..good }, "reject bytes without a known count of free places");
+        reject(
+            RegisterBytes {
+                listener: None,
+                ..good.clone()
+            },
+            "reject bytes without a known listener",
+        );
+        reject(
+            RegisterBytes {
+                last_log: None,
+                ..good.clone()
+            },
+            "reject bytes without a known end of the log",
+        );
+        let no_position = Some(LogEndBytes {
+            position: None,
+            chain: 1,
+        });
+        reject(
+            RegisterBytes {
+                last_log: no_position,
+                ..good.clone()
+            },
+            "reject bytes without a known position of the log's end",
+        );
+        reject(
+            RegisterBytes { free: None, ..good },
+            "reject bytes without a known count of free places",
+        );
     }
 
     #[test]
     fn session_messages_with_wrong_values_are_rejected() {
-        let reject = |message, why| assert_rejected(Message::try_from(SessionBytes { message }), why);
+        let reject =
+            |message, why| assert_rejected(Message::try_from(SessionBytes { message }), why);
         let many = vec![peer_bytes(&a_peer(1)); ALTERNATIVES_MAX + 1];
         let beat = heartbeat_bytes(&a_heartbeat());
         let accepts = |accept| Some(SessionKind::Accept(accept));
-        let accept = AcceptBytes { heartbeat: Some(beat.clone()), ..AcceptBytes::default() };
+        let accept = AcceptBytes {
+            heartbeat: Some(beat.clone()),
+            ..AcceptBytes::default()
+        };
         let beats = |heartbeat| Some(SessionKind::Heartbeat(heartbeat));
         let acks = |ack| Some(SessionKind::HeartbeatAck(ack));
-        let kick = |reason| Some(SessionKind::Kick(KickBytes { reason, alternatives: vec![] }));
+        let kick = |reason| {
+            Some(SessionKind::Kick(KickBytes {
+                reason,
+                alternatives: vec![],
+            }))
+        };
 
         reject(None, "reject bytes without a known session message");
-        reject(accepts(AcceptBytes::default()), "reject bytes without a known heartbeat");
-        reject(accepts(AcceptBytes { voters: many.clone(), ..accept.clone() }), "reject 65 voters, the limit is 64");
-        reject(accepts(AcceptBytes { ancestors: many.clone(), ..accept.clone() }), "reject 65 ancestors, the limit is 64");
-        reject(accepts(AcceptBytes { siblings: many, ..accept }), "reject 65 siblings, the limit is 64");
-        reject(Some(SessionKind::Refuse(RefuseBytes::default())), "reject bytes without a known refuse reason");
-        reject(beats(HeartbeatBytes { path: vec![], ..beat.clone() }), "reject a path without nodes");
-        reject(beats(HeartbeatBytes { age_micros: None, ..beat.clone() }), "reject bytes without a known age");
-        reject(beats(HeartbeatBytes { committed: None, ..beat }), "reject bytes without a known committed position");
+        reject(
+            accepts(AcceptBytes::default()),
+            "reject bytes without a known heartbeat",
+        );
+        reject(
+            accepts(AcceptBytes {
+                voters: many.clone(),
+                ..accept.clone()
+            }),
+            "reject 65 voters, the limit is 64",
+        );
+        reject(
+            accepts(AcceptBytes {
+                ancestors: many.clone(),
+                ..accept.clone()
+            }),
+            "reject 65 ancestors, the limit is 64",
+        );
+        reject(
+            accepts(AcceptBytes {
+                siblings: many,
+                ..accept
+            }),
+            "reject 65 siblings, the limit is 64",
+        );
+        reject(
+            Some(SessionKind::Refuse(RefuseBytes::default())),
+            "reject bytes without a known refuse reason",
+        );
+        reject(
+            beats(HeartbeatBytes {
+                path: vec![],
+                ..beat.clone()
+            }),
+            "reject a path without nodes",
+        );
+        reject(
+            beats(HeartbeatBytes {
+                age_micros: None,
+                ..beat.clone()
+            }),
+            "reject bytes without a known age",
+        );
+        reject(
+            beats(HeartbeatBytes {
+                committed: None,
+                ..beat
+            }),
+            "reject bytes without a known committed position",
+        );
         reject(kick(0), "reject unknown kick reason 0");
         reject(kick(4), "reject unknown kick reason 4");
-        reject(acks(HeartbeatAckBytes::default()), "reject bytes without a known committed position");
-        let no_free = HeartbeatAckBytes { committed: Some(position().into()), free: None };
-        reject(acks(no_free), "reject bytes without a known count of free places");
+        reject(
+            acks(HeartbeatAckBytes::default()),
+            "reject bytes without a known committed position",
+        );
+        let no_free = HeartbeatAckBytes {
+            committed: Some(position().into()),
+            free: None,
+        };
+        reject(
+            acks(no_free),
+            "reject bytes without a known count of free places",
+        );
         reject(Some(SessionKind::Leave(0)), "reject unknown leave reason 0");
         reject(Some(SessionKind::Leave(8)), "reject unknown leave reason 8");
     }
@@ -781,18 +1077,32 @@ mod tests {
     #[test]
     fn saved_lists_with_wrong_values_are_rejected() {
         let reject = |bytes, why| assert_rejected(Saved::try_from(bytes), why);
-        let upstreams = |text: &str, count| SavedBytes { upstreams: vec![text.into(); count], learned: vec![] };
+        let upstreams = |text: &str, count| SavedBytes {
+            upstreams: vec![text.into(); count],
+            learned: vec![],
+        };
         reject(upstreams("", 1), "reject bytes without a known address");
-        reject(upstreams("a:1", UPSTREAMS_MAX + 1), "reject 1025 upstream servers, the limit is 1024");
+        reject(
+            upstreams("a:1", UPSTREAMS_MAX + 1),
+            "reject 1025 upstream servers, the limit is 1024",
+        );
         let learned = vec![peer_bytes(&a_peer(1)); LEARNED_MAX + 1];
-        reject(SavedBytes { upstreams: vec![], learned }, "reject 17 learned peers, the limit is 16");
+        reject(
+            SavedBytes {
+                upstreams: vec![],
+                learned,
+            },
+            "reject 17 learned peers, the limit is 16",
+        );
     }
 
     #[test]
     fn damaged_bytes_are_read_or_rejected_and_never_asserted() {
         for message in messages() {
             let bytes = SessionBytes::from(&message).encode_to_vec();
-            for (at, flip) in (0..bytes.len()).flat_map(|at| [0x01, 0x08, 0x80].map(|flip| (at, flip))) {
+            for (at, flip) in
+                (0..bytes.len()).flat_map(|at| [0x01, 0x08, 0x80].map(|flip| (at, flip)))
+            {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= flip;
                 for damaged in [&bytes[..at], &damaged[..]] {

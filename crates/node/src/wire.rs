@@ -54,8 +54,22 @@ impl Kind {
     fn from_u8(byte: u8) -> Option<Kind> {
         use Kind::*;
         [
-            Hello, Welcome, Reject, Request, Response, Append, Appended, Register, Session, FeedFrom, FeedStart, Entries, Position,
-            SnapshotHead, SnapshotChunk, SnapshotEnd,
+            Hello,
+            Welcome,
+            Reject,
+            Request,
+            Response,
+            Append,
+            Appended,
+            Register,
+            Session,
+            FeedFrom,
+            FeedStart,
+            Entries,
+            Position,
+            SnapshotHead,
+            SnapshotChunk,
+            SnapshotEnd,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -73,14 +87,18 @@ pub(crate) struct Packet {
 impl Packet {
     /// The head as the message it must be; an error names the peer's mistake.
     pub fn head<M: Message + Default>(&self) -> io::Result<M> {
-        M::decode(self.head.clone()).map_err(|error| garbage(format!("malformed {:?} packet: {error}", self.kind)))
+        M::decode(self.head.clone())
+            .map_err(|error| garbage(format!("malformed {:?} packet: {error}", self.kind)))
     }
 
     /// The head, if the packet is of `kind`.
     pub fn expect<M: Message + Default>(&self, kind: Kind) -> io::Result<M> {
         match self.kind == kind {
             true => self.head(),
-            false => Err(garbage(format!("a {:?} packet where {kind:?} belongs", self.kind))),
+            false => Err(garbage(format!(
+                "a {:?} packet where {kind:?} belongs",
+                self.kind
+            ))),
         }
     }
 }
@@ -93,7 +111,10 @@ pub(crate) struct PacketReader {
 
 impl PacketReader {
     pub fn new(source: Box<dyn AsyncRead + Send + Unpin>) -> PacketReader {
-        PacketReader { source, buffer: BytesMut::with_capacity(READ_BYTES) }
+        PacketReader {
+            source,
+            buffer: BytesMut::with_capacity(READ_BYTES),
+        }
     }
 
     /// The next packet; `None` when the peer closed between two packets. Safe to cancel.
@@ -106,7 +127,10 @@ impl PacketReader {
             if self.source.read_buf(&mut self.buffer).await? == 0 {
                 return match self.buffer.is_empty() {
                     true => Ok(None),
-                    false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed inside a packet")),
+                    false => Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "connection closed inside a packet",
+                    )),
                 };
             }
         }
@@ -114,7 +138,12 @@ impl PacketReader {
 
     /// The next packet where the end of the stream is an error.
     pub async fn expect(&mut self) -> io::Result<Packet> {
-        self.next().await?.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed by the peer"))
+        self.next().await?.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "connection closed by the peer",
+            )
+        })
     }
 }
 
@@ -127,8 +156,11 @@ fn split_packet(buffer: &mut BytesMut) -> io::Result<Option<Packet>> {
     let kind = header.get_u8();
     let zeros = header.get_uint_le(3);
     let head_length = header.get_u32_le() as usize;
-    let kind = Kind::from_u8(kind).filter(|_| zeros == 0 && head_length <= length && length <= MAX_PACKET_BYTES);
-    let kind = kind.ok_or_else(|| garbage("bytes that are no packet: the peer speaks another protocol".into()))?;
+    let kind = Kind::from_u8(kind)
+        .filter(|_| zeros == 0 && head_length <= length && length <= MAX_PACKET_BYTES);
+    let kind = kind.ok_or_else(|| {
+        garbage("bytes that are no packet: the peer speaks another protocol".into())
+    })?;
     if buffer.len() < HEADER_BYTES + length {
         // One allocation for the whole packet instead of one for each doubling.
         buffer.reserve(HEADER_BYTES + length - buffer.len());
@@ -149,12 +181,16 @@ pub(crate) fn put_packet(out: &mut BytesMut, kind: Kind, head: &impl Message, ta
 fn put_header(out: &mut BytesMut, kind: Kind, head: &impl Message, tail_length: usize) {
     let head_length = head.encoded_len();
     let length = head_length + tail_length;
-    assert!(length <= MAX_PACKET_BYTES, "a packet of ours exceeds the limit every peer enforces");
+    assert!(
+        length <= MAX_PACKET_BYTES,
+        "a packet of ours exceeds the limit every peer enforces"
+    );
     out.reserve(HEADER_BYTES + head_length);
     out.extend_from_slice(&(length as u32).to_le_bytes());
     out.extend_from_slice(&[kind as u8, 0, 0, 0]);
     out.extend_from_slice(&(head_length as u32).to_le_bytes());
-    head.encode(out).expect("a growing buffer takes any message");
+    head.encode(out)
+        .expect("a growing buffer takes any message");
 }
 
 /// Writes one packet whose tail is `pieces`, as they are, with vectored writes.
@@ -169,7 +205,11 @@ pub(crate) async fn write_packet<W: AsyncWrite + Unpin + ?Sized>(
     write_pieces(writer, &start, pieces).await
 }
 
-async fn write_pieces<W: AsyncWrite + Unpin + ?Sized>(writer: &mut W, start: &[u8], pieces: &[Bytes]) -> io::Result<()> {
+async fn write_pieces<W: AsyncWrite + Unpin + ?Sized>(
+    writer: &mut W,
+    start: &[u8],
+    pieces: &[Bytes],
+) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(MAX_SLICES.min(pieces.len() + 1));
     let mut waiting = std::iter::once(start).chain(pieces.iter().map(|piece| &piece[..]));
     loop {
@@ -182,7 +222,10 @@ async fn write_pieces<W: AsyncWrite + Unpin + ?Sized>(writer: &mut W, start: &[u
     }
 }
 
-async fn write_all_vectored<W: AsyncWrite + Unpin + ?Sized>(writer: &mut W, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+async fn write_all_vectored<W: AsyncWrite + Unpin + ?Sized>(
+    writer: &mut W,
+    mut slices: &mut [IoSlice<'_>],
+) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
         match writer.write_vectored(slices).await? {
@@ -206,13 +249,22 @@ mod tests {
     #[tokio::test]
     async fn a_packet_cut_at_every_byte_arrives_whole_or_not_at_all() {
         let mut whole = BytesMut::new();
-        put_packet(&mut whole, Kind::Entries, &LogIdBytes { term: 3, index: 9 }, b"tail");
+        put_packet(
+            &mut whole,
+            Kind::Entries,
+            &LogIdBytes { term: 3, index: 9 },
+            b"tail",
+        );
         for cut in 0..=whole.len() {
-            let mut reader = PacketReader::new(Box::new(std::io::Cursor::new(whole[..cut].to_vec())));
+            let mut reader =
+                PacketReader::new(Box::new(std::io::Cursor::new(whole[..cut].to_vec())));
             match reader.next().await {
                 Ok(Some(packet)) => {
                     assert_eq!(cut, whole.len());
-                    assert_eq!(packet.expect::<LogIdBytes>(Kind::Entries).unwrap(), LogIdBytes { term: 3, index: 9 });
+                    assert_eq!(
+                        packet.expect::<LogIdBytes>(Kind::Entries).unwrap(),
+                        LogIdBytes { term: 3, index: 9 }
+                    );
                     assert_eq!(&packet.tail[..], b"tail");
                 }
                 Ok(None) => assert_eq!(cut, 0),
@@ -223,18 +275,29 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_and_giants_are_rejected() {
-        let giant = [&u32::MAX.to_le_bytes()[..], &[Kind::Entries as u8, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let giant = [
+            &u32::MAX.to_le_bytes()[..],
+            &[Kind::Entries as u8, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
         for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), giant, vec![0xff; 64]] {
             let mut reader = PacketReader::new(Box::new(std::io::Cursor::new(bytes)));
-            assert_eq!(reader.next().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(
+                reader.next().await.unwrap_err().kind(),
+                io::ErrorKind::InvalidData
+            );
         }
     }
 
     #[tokio::test]
     async fn many_pieces_are_written_in_order() {
-        let pieces: Vec<Bytes> = (0..1000u32).map(|i| Bytes::from(i.to_le_bytes().to_vec())).collect();
+        let pieces: Vec<Bytes> = (0..1000u32)
+            .map(|i| Bytes::from(i.to_le_bytes().to_vec()))
+            .collect();
         let mut out = Vec::new();
-        write_packet(&mut out, Kind::Entries, &LogIdBytes::default(), &pieces).await.unwrap();
+        write_packet(&mut out, Kind::Entries, &LogIdBytes::default(), &pieces)
+            .await
+            .unwrap();
         let mut reader = PacketReader::new(Box::new(std::io::Cursor::new(out)));
         assert_eq!(reader.next().await.unwrap().unwrap().tail, pieces.concat());
     }

@@ -1,6 +1,8 @@
 //! Connections to peers: the handshake, and channels that carry many questions at once.
 
-use crate::message::{Call, Hello, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request, Response, Welcome};
+use crate::message::{
+    Call, Hello, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request, Response, Welcome,
+};
 use crate::net::Network;
 use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
@@ -61,24 +63,42 @@ pub(crate) struct Greeted {
 }
 
 /// Connects and shakes hands.
-pub(crate) async fn connect(network: &dyn Network, me: Me, address: &str, purpose: Purpose) -> Result<Greeted, CallError> {
-    let not_sent = |error: io::Error| CallError::NotSent(format!("connect to peer {address}: {error}"));
+pub(crate) async fn connect(
+    network: &dyn Network,
+    me: Me,
+    address: &str,
+    purpose: Purpose,
+) -> Result<Greeted, CallError> {
+    let not_sent =
+        |error: io::Error| CallError::NotSent(format!("connect to peer {address}: {error}"));
     let connection = network.connect(address).await.map_err(not_sent)?;
     let mut writer = connection.writer;
     let mut reader = PacketReader::new(connection.reader);
-    let hello = Hello { version: PROTOCOL_VERSION, cluster_id: me.cluster_id, from: me.node_id, purpose: purpose as i32 };
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        cluster_id: me.cluster_id,
+        from: me.node_id,
+        purpose: purpose as i32,
+    };
     let greeting = async {
         write_packet(&mut writer, Kind::Hello, &hello, &[]).await?;
         writer.flush().await?;
         reader.expect().await
     };
     let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no answer to the handshake");
-    let answer = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| not_sent(timeout()))?.map_err(not_sent)?;
+    let answer = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting)
+        .await
+        .map_err(|_| not_sent(timeout()))?
+        .map_err(not_sent)?;
     if answer.kind == Kind::Reject {
         return Err(CallError::Rejected(answer.head().map_err(not_sent)?));
     }
     let welcome = answer.expect(Kind::Welcome).map_err(not_sent)?;
-    Ok(Greeted { reader, writer, welcome })
+    Ok(Greeted {
+        reader,
+        writer,
+        welcome,
+    })
 }
 
 /// The channels of a node, one for each address and purpose, opened when first needed and again after they broke.
@@ -90,11 +110,11 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub fn new(network: Arc<dyn Network>, me: Me) -> Arc<Peers> {
-        Arc::new(Peers { network, me, channels: Mutex::default() })
-    }
-
-    pub fn me(&self) -> Me {
-        self.me
+        Arc::new(Peers {
+            network,
+            me,
+            channels: Mutex::default(),
+        })
     }
 
     /// Opens a connection of its own, for a stream.
@@ -119,19 +139,25 @@ impl Peers {
         match tokio::time::timeout(timeout, ask).await {
             Ok(Ok((Reply::Reject(reject), _))) => Err(CallError::Rejected(reject)),
             Ok(result) => result,
-            Err(_) => Err(CallError::Lost(format!("peer {address} did not answer within {} ms", timeout.as_millis()))),
+            Err(_) => Err(CallError::Lost(format!(
+                "peer {address} did not answer within {} ms",
+                timeout.as_millis()
+            ))),
         }
-    }
-
-    /// Forgets addresses that no longer belong to anybody this node talks to.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.channels.lock().unwrap().retain(|(address, _), _| keep(address));
     }
 
     fn channel(&self, address: &str, purpose: Purpose) -> Arc<Channel> {
         let mut channels = self.channels.lock().unwrap();
         let channel = channels.entry((address.to_string(), purpose));
-        channel.or_insert_with(|| Arc::new(Channel { address: address.into(), purpose, live: tokio::sync::Mutex::default() })).clone()
+        channel
+            .or_insert_with(|| {
+                Arc::new(Channel {
+                    address: address.into(),
+                    purpose,
+                    live: tokio::sync::Mutex::default(),
+                })
+            })
+            .clone()
     }
 }
 
@@ -169,7 +195,10 @@ impl Live {
     fn start(greeted: Greeted, address: String) -> Arc<Live> {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let waiting = Waiting::default();
-        let (writer, reader) = (write_all(greeted.writer, inbox), read_answers(greeted.reader, waiting.clone()));
+        let (writer, reader) = (
+            write_all(greeted.writer, inbox),
+            read_answers(greeted.reader, waiting.clone()),
+        );
         tokio::spawn({
             let (waiting, address) = (waiting.clone(), address.clone());
             async move {
@@ -179,24 +208,45 @@ impl Live {
                 waiting.lock().unwrap().clear();
             }
         });
-        Arc::new(Live { address, next_id: AtomicU64::new(1), outbox, waiting })
+        Arc::new(Live {
+            address,
+            next_id: AtomicU64::new(1),
+            outbox,
+            waiting,
+        })
     }
 
     async fn call(&self, call: Call, tail: &[u8]) -> Result<(Reply, Bytes), CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut packet = BytesMut::new();
-        put_packet(&mut packet, Kind::Request, &Request { id, call: Some(call) }, tail);
+        put_packet(
+            &mut packet,
+            Kind::Request,
+            &Request {
+                id,
+                call: Some(call),
+            },
+            tail,
+        );
         let (answer, wait) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock().unwrap();
             if waiting.len() >= MAX_WAITING_CALLS {
-                return Err(CallError::Rejected(Reject::new(Reason::Busy, "too many calls wait for this peer")));
+                return Err(CallError::Rejected(Reject::new(
+                    Reason::Busy,
+                    "too many calls wait for this peer",
+                )));
             }
             waiting.insert(id, answer);
         }
-        let _forget = Forget { id, waiting: &self.waiting };
+        let _forget = Forget {
+            id,
+            waiting: &self.waiting,
+        };
         let gone = || format!("connection to peer {} closed", self.address);
-        self.outbox.send(packet).map_err(|_| CallError::NotSent(gone()))?;
+        self.outbox
+            .send(packet)
+            .map_err(|_| CallError::NotSent(gone()))?;
         wait.await.map_err(|_| CallError::Lost(gone()))
     }
 }
@@ -214,7 +264,10 @@ impl Drop for Forget<'_> {
 }
 
 /// Writes what comes, everything that waits at once. Ends with why.
-pub(crate) async fn write_all(mut writer: Box<dyn AsyncWrite + Send + Unpin>, mut inbox: mpsc::UnboundedReceiver<BytesMut>) -> io::Error {
+pub(crate) async fn write_all(
+    mut writer: Box<dyn AsyncWrite + Send + Unpin>,
+    mut inbox: mpsc::UnboundedReceiver<BytesMut>,
+) -> io::Error {
     while let Some(mut batch) = inbox.recv().await {
         while batch.len() < WRITE_BATCH_BYTES {
             match inbox.try_recv() {
@@ -234,7 +287,9 @@ async fn read_answers(mut reader: PacketReader, waiting: Waiting) -> io::Error {
         let answer = async {
             let packet = reader.expect().await?;
             let response: Response = packet.expect(Kind::Response)?;
-            let reply = response.reply.ok_or_else(|| garbage("a response without a reply".into()))?;
+            let reply = response
+                .reply
+                .ok_or_else(|| garbage("a response without a reply".into()))?;
             Ok((response.id, reply, packet.tail))
         };
         match answer.await {

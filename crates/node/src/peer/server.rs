@@ -8,7 +8,8 @@ use crate::core::{Core, REQUEST_TIMEOUT};
 use crate::describe;
 use crate::links;
 use crate::message::{
-    Call, Empty, Hello, IndexReply, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request, Response, SnapshotEnd, SnapshotHead, Welcome,
+    Call, Empty, Hello, IndexReply, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request,
+    Response, SnapshotEnd, SnapshotHead, Welcome,
 };
 use crate::net::{Connection, Listener};
 use crate::snapshot;
@@ -44,7 +45,10 @@ pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
             }
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            tracing::warn!("turn away peer {}: {MAX_CONNECTIONS} connections are open", connection.peer);
+            tracing::warn!(
+                "turn away peer {}: {MAX_CONNECTIONS} connections are open",
+                connection.peer
+            );
             continue;
         };
         let core = core.clone();
@@ -70,20 +74,34 @@ async fn serve(core: Arc<Core>, connection: Connection) -> io::Result<()> {
     let mut reader = PacketReader::new(connection.reader);
     let mut writer = connection.writer;
     let first = tokio::time::timeout(HELLO_TIMEOUT, reader.expect()).await;
-    let hello: Hello = first.map_err(|_| garbage("said nothing".into()))??.expect(Kind::Hello)?;
+    let hello: Hello = first
+        .map_err(|_| garbage("said nothing".into()))??
+        .expect(Kind::Hello)?;
     if let Some(reject) = refuse(&core, &hello) {
-        tracing::warn!("refuse peer {:x} at {}: {}", hello.from, connection.peer, reject.text);
+        tracing::warn!(
+            "refuse peer {:x} at {}: {}",
+            hello.from,
+            connection.peer,
+            reject.text
+        );
         return write_packet(&mut writer, Kind::Reject, &reject, &[]).await;
     }
-    let welcome = Welcome { cluster_id: core.cluster_id, node_id: core.node_id };
+    let welcome = Welcome {
+        cluster_id: core.cluster_id,
+        node_id: core.node_id,
+    };
     write_packet(&mut writer, Kind::Welcome, &welcome, &[]).await?;
     core.hear(hello.from);
     match hello.purpose() {
-        Purpose::Control | Purpose::Forward => answer_requests(core, hello.from, reader, writer).await,
+        Purpose::Control | Purpose::Forward => {
+            answer_requests(core, hello.from, reader, writer).await
+        }
         Purpose::Append => match core.consensus() {
             Some(consensus) => {
                 let heard = core.clone();
-                consensus.serve_append(reader, writer, move || heard.hear(hello.from)).await
+                consensus
+                    .serve_append(reader, writer, move || heard.hear(hello.from))
+                    .await
             }
             None => write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await,
         },
@@ -95,7 +113,10 @@ async fn serve(core: Arc<Core>, connection: Connection) -> io::Result<()> {
 
 fn refuse(core: &Core, hello: &Hello) -> Option<Reject> {
     if hello.version != PROTOCOL_VERSION {
-        let text = format!("this node speaks peer protocol version {PROTOCOL_VERSION}, the caller {}: upgrade the older one", hello.version);
+        let text = format!(
+            "this node speaks peer protocol version {PROTOCOL_VERSION}, the caller {}: upgrade the older one",
+            hello.version
+        );
         return Some(Reject::new(Reason::Mismatch, text));
     }
     if hello.cluster_id != 0 && hello.cluster_id != core.cluster_id {
@@ -109,21 +130,36 @@ fn refuse(core: &Core, hello: &Hello) -> Option<Reject> {
 }
 
 fn not_voter() -> Reject {
-    Reject::new(Reason::Invalid, "this node is a listener, it takes no part in Raft")
+    Reject::new(
+        Reason::Invalid,
+        "this node is a listener, it takes no part in Raft",
+    )
 }
 
 /// Answers questions, many at once, in whatever order their answers are ready.
-async fn answer_requests(core: Arc<Core>, from: u64, mut reader: PacketReader, writer: Box<dyn AsyncWrite + Send + Unpin>) -> io::Result<()> {
+async fn answer_requests(
+    core: Arc<Core>,
+    from: u64,
+    mut reader: PacketReader,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
+) -> io::Result<()> {
     let (outbox, inbox) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(MAX_REQUESTS));
     let reading = async {
         while let Some(packet) = reader.next().await? {
             core.hear(from);
             let request: Request = packet.expect(Kind::Request)?;
-            let call = request.call.ok_or_else(|| garbage("a request that asks nothing this version knows".into()))?;
+            let call = request
+                .call
+                .ok_or_else(|| garbage("a request that asks nothing this version knows".into()))?;
             let (core, outbox) = (core.clone(), outbox.clone());
             let Ok(permit) = room.clone().try_acquire_owned() else {
-                send(&outbox, request.id, Reply::Reject(Reject::new(Reason::Busy, "too many requests")), &[]);
+                send(
+                    &outbox,
+                    request.id,
+                    Reply::Reject(Reject::new(Reason::Busy, "too many requests")),
+                    &[],
+                );
                 continue;
             };
             tokio::spawn(async move {
@@ -142,7 +178,15 @@ async fn answer_requests(core: Arc<Core>, from: u64, mut reader: PacketReader, w
 
 fn send(outbox: &mpsc::UnboundedSender<BytesMut>, id: u64, reply: Reply, tail: &[u8]) {
     let mut packet = BytesMut::new();
-    put_packet(&mut packet, Kind::Response, &Response { id, reply: Some(reply) }, tail);
+    put_packet(
+        &mut packet,
+        Kind::Response,
+        &Response {
+            id,
+            reply: Some(reply),
+        },
+        tail,
+    );
     // A closed outbox is a closed connection: the asker knows already.
     let _ = outbox.send(packet);
 }
@@ -163,13 +207,17 @@ async fn answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> (Reply,
             None => Reply::Reject(Reject::new(Reason::Stopped, "the node is stopping")),
         },
         Call::Describe(call) => Reply::Rows(describe::answer(core, call).await),
-        raft => raft_answer(core, from, raft, tail).await.unwrap_or_else(|error| Reply::Reject(Reject::new(Reason::Stopped, error.to_string()))),
+        raft => raft_answer(core, from, raft, tail)
+            .await
+            .unwrap_or_else(|error| Reply::Reject(Reject::new(Reason::Stopped, error.to_string()))),
     };
     (reply, Bytes::new())
 }
 
 async fn raft_answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> io::Result<Reply> {
-    let Some(consensus) = core.consensus() else { return Ok(Reply::Reject(not_voter())) };
+    let Some(consensus) = core.consensus() else {
+        return Ok(Reply::Reject(not_voter()));
+    };
     Ok(match call {
         Call::Vote(call) => Reply::Vote(consensus.handle_vote(call).await?),
         Call::PreVote(call) => Reply::Vote(consensus.handle_pre_vote(call).await?),
@@ -178,23 +226,49 @@ async fn raft_answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> io
             Reply::Done(Empty {})
         }
         Call::Append(head) => Reply::Appended(consensus.handle_append(head, tail).await?),
-        Call::Publish(member) => match consensus.publish(crate::member::Member { id: from, ..member.into() }).await {
+        Call::Publish(member) => match consensus
+            .publish(crate::member::Member {
+                id: from,
+                ..member.into()
+            })
+            .await
+        {
             Ok(()) => Reply::Done(Empty {}),
             Err(error) => Reply::Reject(error.into()),
         },
-        other => Reply::Reject(Reject::new(Reason::Invalid, format!("{other:?} does not belong to Raft"))),
+        other => Reply::Reject(Reject::new(
+            Reason::Invalid,
+            format!("{other:?} does not belong to Raft"),
+        )),
     })
 }
 
 /// A leader pushes, or a listener fetches.
-async fn serve_snapshot(core: Arc<Core>, mut reader: PacketReader, mut writer: Box<dyn AsyncWrite + Send + Unpin>) -> io::Result<()> {
+async fn serve_snapshot(
+    core: Arc<Core>,
+    mut reader: PacketReader,
+    mut writer: Box<dyn AsyncWrite + Send + Unpin>,
+) -> io::Result<()> {
     let head: SnapshotHead = reader.expect().await?.expect(Kind::SnapshotHead)?;
-    let Some(vote) = head.vote else { return links::serve_snapshot(core, writer).await };
-    let Some(consensus) = core.consensus() else { return write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await };
+    let Some(vote) = head.vote else {
+        return links::serve_snapshot(core, writer).await;
+    };
+    let Some(consensus) = core.consensus() else {
+        return write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await;
+    };
     let applier = core.applier.clone();
     let (sink, at) = snapshot::receive(&mut reader, head, move || applier.receive()).await?;
     core.count(|counters| counters.snapshots_received += 1);
     let vote = consensus.install(vote, sink, at).await?;
     core.keeper.installed();
-    write_packet(&mut writer, Kind::SnapshotEnd, &SnapshotEnd { chunks: 0, vote: Some(vote) }, &[]).await
+    write_packet(
+        &mut writer,
+        Kind::SnapshotEnd,
+        &SnapshotEnd {
+            chunks: 0,
+            vote: Some(vote),
+        },
+        &[],
+    )
+    .await
 }

@@ -1,13 +1,15 @@
 //! Raft's messages as peers send them, and back. Bytes from peers are rejected here, never asserted.
 
 use super::types::{Entry, Types, VoteBytes, log_id_bytes, raft_log_id};
-use crate::message::{AppendHead, Appended, AppendedHead, MaybeLogId, TransferCall, VoteCall, VoteReply};
+use crate::message::{
+    AppendHead, Appended, AppendedHead, MaybeLogId, TransferCall, VoteCall, VoteReply,
+};
 use crate::wire::garbage;
 use bytes::Bytes;
 use eaves_log::Frame;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, VoteRequest, VoteResponse,
 };
 use std::io;
 
@@ -47,7 +49,11 @@ pub(super) fn transfer_call(request: &TransferLeaderRequest<Types>) -> TransferC
 }
 
 pub(super) fn transfer_request(call: TransferCall) -> TransferLeaderRequest<Types> {
-    TransferLeaderRequest::new(call.from_leader.into(), call.to, raft_log_id(call.last_log_id))
+    TransferLeaderRequest::new(
+        call.from_leader.into(),
+        call.to,
+        raft_log_id(call.last_log_id),
+    )
 }
 
 /// An AppendEntries as head and tail; the tail is the log's own bytes.
@@ -57,14 +63,26 @@ pub(super) fn append_packet(request: &AppendEntriesRequest<Types>) -> (AppendHea
         prev_log_id: log_id_bytes(request.prev_log_id.as_ref()),
         leader_commit: log_id_bytes(request.leader_commit.as_ref()),
     };
-    (head, request.entries.iter().map(|entry| entry.frame().as_bytes().clone()).collect())
+    (
+        head,
+        request
+            .entries
+            .iter()
+            .map(|entry| entry.frame().as_bytes().clone())
+            .collect(),
+    )
 }
 
 /// Reads an AppendEntries; every frame's checksum is verified on the way.
-pub(super) fn append_request(head: AppendHead, mut tail: Bytes) -> io::Result<AppendEntriesRequest<Types>> {
+pub(super) fn append_request(
+    head: AppendHead,
+    mut tail: Bytes,
+) -> io::Result<AppendEntriesRequest<Types>> {
     let mut entries = Vec::new();
     let mut next = head.prev_log_id.map(|id| id.index + 1);
-    while let Some(frame) = Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))? {
+    while let Some(frame) =
+        Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))?
+    {
         let index = frame.id().index;
         if next.is_some_and(|next| next != index) {
             return Err(garbage(format!("entry {index} where {next:?} follows")));
@@ -85,38 +103,59 @@ pub(super) fn append_request(head: AppendHead, mut tail: Bytes) -> io::Result<Ap
 
 pub(super) fn stream_outcome(result: &StreamAppendResult<Types>) -> AppendedHead {
     let outcome = match result {
-        Ok(id) => Appended::Matching(MaybeLogId { id: log_id_bytes(id.as_ref()) }),
-        Err(StreamAppendError::Conflict(id)) => Appended::Conflict(super::types::from_raft_log_id(id).into()),
+        Ok(id) => Appended::Matching(MaybeLogId {
+            id: log_id_bytes(id.as_ref()),
+        }),
+        Err(StreamAppendError::Conflict(id)) => {
+            Appended::Conflict(super::types::from_raft_log_id(id).into())
+        }
         Err(StreamAppendError::HigherVote(vote)) => Appended::HigherVote(vote.into()),
     };
-    AppendedHead { outcome: Some(outcome) }
+    AppendedHead {
+        outcome: Some(outcome),
+    }
 }
 
 pub(super) fn stream_result(head: AppendedHead) -> io::Result<StreamAppendResult<Types>> {
     match head.outcome {
         Some(Appended::Matching(matching)) => Ok(Ok(raft_log_id(matching.id))),
-        Some(Appended::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(super::types::to_raft_log_id(id.into())))),
+        Some(Appended::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(
+            super::types::to_raft_log_id(id.into()),
+        ))),
         Some(Appended::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote.into()))),
-        None => Err(garbage("an answer to AppendEntries without an outcome".into())),
+        None => Err(garbage(
+            "an answer to AppendEntries without an outcome".into(),
+        )),
     }
 }
 
-pub(super) fn unary_outcome(request_prev: Option<crate::position::LogIdBytes>, response: AppendEntriesResponse<Types>) -> AppendedHead {
+pub(super) fn unary_outcome(
+    request_prev: Option<crate::position::LogIdBytes>,
+    response: AppendEntriesResponse<Types>,
+) -> AppendedHead {
     let outcome = match response {
         AppendEntriesResponse::Success => Appended::Matching(MaybeLogId { id: None }),
-        AppendEntriesResponse::PartialSuccess(id) => Appended::Matching(MaybeLogId { id: log_id_bytes(id.as_ref()) }),
+        AppendEntriesResponse::PartialSuccess(id) => Appended::Matching(MaybeLogId {
+            id: log_id_bytes(id.as_ref()),
+        }),
         AppendEntriesResponse::Conflict => Appended::Conflict(request_prev.unwrap_or_default()),
         AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote((&vote).into()),
     };
-    AppendedHead { outcome: Some(outcome) }
+    AppendedHead {
+        outcome: Some(outcome),
+    }
 }
 
 pub(super) fn unary_response(head: AppendedHead) -> io::Result<AppendEntriesResponse<Types>> {
     match head.outcome {
         Some(Appended::Matching(MaybeLogId { id: None })) => Ok(AppendEntriesResponse::Success),
-        Some(Appended::Matching(MaybeLogId { id })) => Ok(AppendEntriesResponse::PartialSuccess(raft_log_id(id))),
+        Some(Appended::Matching(MaybeLogId { id })) => {
+            Ok(AppendEntriesResponse::PartialSuccess(raft_log_id(id)))
+        }
         Some(Appended::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
         Some(Appended::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
-        None => Err(garbage("an answer to AppendEntries without an outcome".into())),
+        None => Err(garbage(
+            "an answer to AppendEntries without an outcome".into(),
+        )),
     }
 }

@@ -1,6 +1,8 @@
 //! openraft's log storage over `eaves-log`: nothing here blocks the Raft core but a read of entries that left the cache.
 
-use super::types::{Entry, RaftLogId, RaftVote, Types, VoteBytes, from_raft_log_id, to_raft_log_id};
+use super::types::{
+    Entry, RaftLogId, RaftVote, Types, VoteBytes, from_raft_log_id, to_raft_log_id,
+};
 use crate::applier::Applier;
 use crate::flusher::Flusher;
 use bytes::Bytes;
@@ -26,19 +28,31 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    pub fn new(flusher: Arc<Flusher>, applier: Arc<Applier>, committed: watch::Sender<Option<LogId>>) -> LogStore {
-        LogStore { flusher, applier, committed }
+    pub fn new(
+        flusher: Arc<Flusher>,
+        applier: Arc<Applier>,
+        committed: watch::Sender<Option<LogId>>,
+    ) -> LogStore {
+        LogStore {
+            flusher,
+            applier,
+            committed,
+        }
     }
 
     fn read(&self, from: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         // Raft's purge is logical: what it purged may still be here for listeners, and must not show.
         let log = self.flusher.log();
-        let from = from.max(log.purged().map_or(0, |id| id.index + 1)).max(log.first_index());
+        let from = from
+            .max(log.purged().map_or(0, |id| id.index + 1))
+            .max(log.first_index());
         let end = end.min(log.last_id().map_or(0, |id| id.index + 1));
         let mut entries = Vec::new();
         let mut budget = max_bytes;
         while from + (entries.len() as u64) < end && (budget > 0 || entries.is_empty()) {
-            let frames = log.read(from + entries.len() as u64, end - 1, budget).map_err(io::Error::other)?;
+            let frames = log
+                .read(from + entries.len() as u64, end - 1, budget)
+                .map_err(io::Error::other)?;
             if frames.is_empty() {
                 break;
             }
@@ -74,8 +88,11 @@ impl RaftLogReader<Types> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
-        let Some(bytes) = self.flusher.log().hard_state() else { return Ok(None) };
-        let vote = VoteBytes::decode(bytes).map_err(|error| io::Error::other(format!("read vote: {error}")))?;
+        let Some(bytes) = self.flusher.log().hard_state() else {
+            return Ok(None);
+        };
+        let vote = VoteBytes::decode(bytes)
+            .map_err(|error| io::Error::other(format!("read vote: {error}")))?;
         Ok(Some(vote.into()))
     }
 }
@@ -98,7 +115,11 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
         let bytes = Bytes::from(VoteBytes::from(vote).encode_to_vec());
-        let ticket = self.flusher.log().save_hard_state(bytes).map_err(io::Error::other)?;
+        let ticket = self
+            .flusher
+            .log()
+            .save_hard_state(bytes)
+            .map_err(io::Error::other)?;
         self.flusher.durable(ticket).await
     }
 
@@ -121,14 +142,22 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: Send,
     {
         let frames: Vec<Frame> = entries.into_iter().map(Entry::into_frame).collect();
-        let ticket = self.flusher.log().append(&frames).map_err(io::Error::other)?;
-        self.flusher.when_durable(ticket, move |result| callback.io_completed(result));
+        let ticket = self
+            .flusher
+            .log()
+            .append(&frames)
+            .map_err(io::Error::other)?;
+        self.flusher
+            .when_durable(ticket, move |result| callback.io_completed(result));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
         let keep = last.as_ref().map(|id| id.index);
-        self.flusher.log().truncate_after(keep).map_err(io::Error::other)?;
+        self.flusher
+            .log()
+            .truncate_after(keep)
+            .map_err(io::Error::other)?;
         self.flusher.kick();
         Ok(())
     }
@@ -139,11 +168,22 @@ impl RaftLogStorage<Types> for LogStore {
         if log.last_id() < Some(upto) {
             // A snapshot went past the end of the log: what is left of it is of no use.
             let applied = self.applier.state();
-            let chain = if applied.last == Some(upto) { applied.chain } else { Chain::START };
-            let ticket = log.reset(Base { last: Some(upto), chain }).map_err(io::Error::other)?;
-            return self.flusher.durable(ticket).await;
+            let chain = if applied.last == Some(upto) {
+                applied.chain
+            } else {
+                Chain::START
+            };
+            let ticket = log
+                .reset(Base {
+                    last: Some(upto),
+                    chain,
+                })
+                .map_err(io::Error::other)?;
+            self.flusher.durable(ticket).await?;
+            return self.applier.log_follows();
         }
-        log.purge(upto.index);
+        self.applier.log_follows()?;
+        log.purge(upto).map_err(io::Error::other)?;
         self.flusher.kick();
         Ok(())
     }

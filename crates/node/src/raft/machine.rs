@@ -1,6 +1,8 @@
 //! openraft's state machine over the node's [`Applier`].
 
-use super::types::{Entry, RaftLogId, RaftStoredMembership, Types, stored_membership_to_raft, to_raft_log_id};
+use super::types::{
+    Entry, RaftLogId, RaftStoredMembership, Types, stored_membership_to_raft, to_raft_log_id,
+};
 use crate::applier::Applier;
 use crate::keeper::Keeper;
 use crate::position::Applied;
@@ -58,10 +60,17 @@ impl Fence {
 
 impl Machine {
     pub fn new(applier: Arc<Applier>, keeper: Arc<Keeper>, fence: Fence) -> Machine {
-        Machine { applier, keeper, fence }
+        Machine {
+            applier,
+            keeper,
+            fence,
+        }
     }
 
-    fn apply_batch(&self, batch: &mut Vec<(Frame, Option<ApplyResponder<Types>>)>) -> io::Result<()> {
+    fn apply_batch(
+        &self,
+        batch: &mut Vec<(Frame, Option<ApplyResponder<Types>>)>,
+    ) -> io::Result<()> {
         self.fence.check()?;
         let frames: Vec<Frame> = batch.iter().map(|(frame, _)| frame.clone()).collect();
         let answers = self.applier.apply(&frames)?;
@@ -80,7 +89,10 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
         let applied = self.applier.state();
-        Ok((applied.last.map(to_raft_log_id), stored_membership_to_raft(&applied.membership)))
+        Ok((
+            applied.last.map(to_raft_log_id),
+            stored_membership_to_raft(&applied.membership),
+        ))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
@@ -108,7 +120,11 @@ impl RaftStateMachine<Types> for Machine {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, data: SnapshotData) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<Types>,
+        data: SnapshotData,
+    ) -> io::Result<()> {
         self.fence.check()?;
         let machine = self.clone();
         let meta = meta.clone();
@@ -118,7 +134,10 @@ impl RaftStateMachine<Types> for Machine {
                 SnapshotData::Source(source) => copy(source, &machine.applier)?,
             };
             if at.last.map(to_raft_log_id) != meta.last_log_id {
-                return Err(io::Error::other(format!("snapshot stands at {:?}, its announcement said {:?}", at.last, meta.last_log_id)));
+                return Err(io::Error::other(format!(
+                    "snapshot stands at {:?}, its announcement said {:?}",
+                    at.last, meta.last_log_id
+                )));
             }
             machine.applier.install(sink, at)
         })
@@ -126,10 +145,17 @@ impl RaftStateMachine<Types> for Machine {
         .map_err(io::Error::other)?
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types, SnapshotData>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<Types, SnapshotData>>> {
         let applier = self.applier.clone();
-        let found = tokio::task::spawn_blocking(move || applier.snapshot()).await.map_err(io::Error::other)??;
-        Ok(found.map(|(at, source)| SnapshotOf::<Types, SnapshotData> { meta: meta(&at), snapshot: SnapshotData::Source(source) }))
+        let found = tokio::task::spawn_blocking(move || applier.snapshot())
+            .await
+            .map_err(io::Error::other)??;
+        Ok(found.map(|(at, source)| SnapshotOf::<Types, SnapshotData> {
+            meta: meta(&at),
+            snapshot: SnapshotData::Source(source),
+        }))
     }
 }
 
@@ -151,7 +177,10 @@ pub(crate) fn meta(at: &Applied) -> SnapshotMetaOf<Types> {
     }
 }
 
-fn copy(mut source: Box<dyn SnapshotSource>, applier: &Applier) -> io::Result<(Box<dyn SnapshotSink>, Applied)> {
+fn copy(
+    mut source: Box<dyn SnapshotSource>,
+    applier: &Applier,
+) -> io::Result<(Box<dyn SnapshotSink>, Applied)> {
     let at = Applied::from_position(&source.position()).map_err(io::Error::other)?;
     let mut sink = applier.receive()?;
     while let Some(chunk) = source.next_chunk(COPY_BYTES)? {
@@ -159,4 +188,3 @@ fn copy(mut source: Box<dyn SnapshotSource>, applier: &Applier) -> io::Result<(B
     }
     Ok((sink, at))
 }
-

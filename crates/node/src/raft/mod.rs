@@ -26,6 +26,7 @@ use eaves_log::LogId;
 use futures_util::StreamExt;
 use log_store::LogStore;
 use machine::{Fence, Machine, SnapshotData, meta};
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
@@ -47,7 +48,10 @@ pub struct RaftTimes {
 
 impl Default for RaftTimes {
     fn default() -> Self {
-        RaftTimes { heartbeat_interval: Duration::from_millis(100), election_timeout: Duration::from_millis(500) }
+        RaftTimes {
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(500),
+        }
     }
 }
 
@@ -80,17 +84,32 @@ impl Consensus {
         let fence = Fence::default();
         let log = LogStore::new(flusher, applier.clone(), committed);
         let machine = Machine::new(applier.clone(), keeper, fence.clone());
-        let config = Arc::new(settings(times, snapshot_entries).validate().map_err(io::Error::other)?);
+        let config = Arc::new(
+            settings(times, snapshot_entries)
+                .validate()
+                .map_err(io::Error::other)?,
+        );
         let network = network::Network::new(peers);
-        let raft = Raft::new(id, config, network, log, machine).await.map_err(io::Error::other)?;
-        Ok(Consensus { raft, applier, fence })
+        let raft = Raft::new(id, config, network, log, machine)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Consensus {
+            raft,
+            applier,
+            fence,
+        })
     }
 
     /// Starts a new group. Every founder may call it, with the same members; those that already have a log ignore it.
     pub async fn found(&self, members: &[Member]) -> io::Result<()> {
-        let members: BTreeMap<u64, Member> = members.iter().map(|member| (member.id, member.clone())).collect();
+        let members: BTreeMap<u64, Member> = members
+            .iter()
+            .map(|member| (member.id, types::keyed(member.clone())))
+            .collect();
         match self.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => Ok(()),
+            Ok(()) | Err(RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => {
+                Ok(())
+            }
             Err(error) => Err(io::Error::other(format!("found the group: {error}"))),
         }
     }
@@ -99,7 +118,9 @@ impl Consensus {
     pub async fn write(&self, command: Bytes) -> Result<(u64, Bytes), WriteError> {
         match self.raft.client_write(Data(command)).await {
             Ok(written) => Ok((written.log_id.index + 1, written.data)),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(WriteError::NoLeader("this voter does not lead".into())),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(WriteError::NoLeader("this voter does not lead".into()))
+            }
             Err(RaftError::APIError(error)) => Err(WriteError::Unknown(error.to_string())),
             Err(RaftError::Fatal(fatal)) => Err(WriteError::Unknown(fatal.to_string())),
         }
@@ -112,15 +133,21 @@ impl Consensus {
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
                 Err(ReadError::NoLeader("this voter does not lead".into()))
             }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(error))) => Err(ReadError::NoLeader(error.to_string())),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(error))) => {
+                Err(ReadError::NoLeader(error.to_string()))
+            }
             Err(RaftError::Fatal(fatal)) => Err(ReadError::Stopped(fatal.to_string())),
         }
     }
 
     /// Puts a member's current name and addresses into the membership, if this voter leads.
     pub async fn publish(&self, member: Member) -> Result<(), WriteError> {
-        let nodes = BTreeMap::from([(member.id, member)]);
-        match self.raft.change_membership(ChangeMembers::SetNodes(nodes), true).await {
+        let nodes = BTreeMap::from([(member.id, types::keyed(member))]);
+        match self
+            .raft
+            .change_membership(ChangeMembers::SetNodes(nodes), true)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => Err(WriteError::NoLeader(error.to_string())),
         }
@@ -153,29 +180,46 @@ impl Consensus {
         let mut metrics = self.raft.server_metrics();
         loop {
             changed(self.view());
-            if openraft::async_runtime::WatchReceiver::changed(&mut metrics).await.is_err() {
+            if metrics.changed().await.is_err() {
                 return;
             }
         }
     }
 
     pub async fn handle_vote(&self, call: VoteCall) -> io::Result<VoteReply> {
-        let answer = self.raft.vote(convert::vote_request(call)).await.map_err(io::Error::other)?;
+        let answer = self
+            .raft
+            .vote(convert::vote_request(call))
+            .await
+            .map_err(io::Error::other)?;
         Ok(convert::vote_reply(&answer))
     }
 
     pub async fn handle_pre_vote(&self, call: VoteCall) -> io::Result<VoteReply> {
-        let answer = self.raft.pre_vote(convert::vote_request(call)).await.map_err(io::Error::other)?;
+        let answer = self
+            .raft
+            .pre_vote(convert::vote_request(call))
+            .await
+            .map_err(io::Error::other)?;
         Ok(convert::vote_reply(&answer))
     }
 
     pub async fn handle_transfer(&self, call: TransferCall) -> io::Result<()> {
-        self.raft.handle_transfer_leader(convert::transfer_request(call)).await.map_err(io::Error::other)
+        let answer = self
+            .raft
+            .handle_transfer_leader(convert::transfer_request(call))
+            .await
+            .map_err(io::Error::other)?;
+        answer.map_err(io::Error::other)
     }
 
     pub async fn handle_append(&self, head: AppendHead, tail: Bytes) -> io::Result<AppendedHead> {
         let request = convert::append_request(head, tail)?;
-        let answer = self.raft.append_entries(request).await.map_err(io::Error::other)?;
+        let answer = self
+            .raft
+            .append_entries(request)
+            .await
+            .map_err(io::Error::other)?;
         Ok(convert::unary_outcome(head.prev_log_id, answer))
     }
 
@@ -187,29 +231,40 @@ impl Consensus {
         heard: impl Fn() + Send + 'static,
     ) -> io::Result<()> {
         let (failed, failure) = tokio::sync::oneshot::channel();
-        let requests = futures_util::stream::unfold((reader, Some(failed)), move |(mut reader, mut failed)| {
-            heard();
-            async move {
-                let next = async {
-                    match reader.next().await? {
-                        Some(packet) => Ok(Some(convert::append_request(packet.expect(Kind::Append)?, packet.tail.clone())?)),
-                        None => Ok::<_, io::Error>(None),
-                    }
-                };
-                match next.await {
-                    Ok(request) => Some((request?, (reader, failed))),
-                    Err(error) => {
-                        let _ = failed.take().map(|failed| failed.send(error));
-                        None
+        let requests = futures_util::stream::unfold(
+            (reader, Some(failed)),
+            move |(mut reader, mut failed)| {
+                heard();
+                async move {
+                    let next = async {
+                        match reader.next().await? {
+                            Some(packet) => Ok(Some(convert::append_request(
+                                packet.expect(Kind::Append)?,
+                                packet.tail.clone(),
+                            )?)),
+                            None => Ok::<_, io::Error>(None),
+                        }
+                    };
+                    match next.await {
+                        Ok(request) => Some((request?, (reader, failed))),
+                        Err(error) => {
+                            let _ = failed.take().map(|failed| failed.send(error));
+                            None
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         let mut results = std::pin::pin!(self.raft.stream_append(requests));
         let mut out = BytesMut::new();
         while let Some(result) = results.next().await {
             let result = result.map_err(io::Error::other)?;
-            put_packet(&mut out, Kind::Appended, &convert::stream_outcome(&result), &[]);
+            put_packet(
+                &mut out,
+                Kind::Appended,
+                &convert::stream_outcome(&result),
+                &[],
+            );
             writer.write_all(&out).await?;
             out.clear();
         }
@@ -220,9 +275,21 @@ impl Consensus {
     }
 
     /// Installs a snapshot that a leader pushed and that is complete beside the live state.
-    pub async fn install(&self, vote: VoteBytes, sink: Box<dyn crate::state_machine::SnapshotSink>, at: Applied) -> io::Result<VoteBytes> {
-        let snapshot = openraft::Snapshot { meta: meta(&at), snapshot: SnapshotData::Staged(sink, at) };
-        let answer = self.raft.install_full_snapshot(vote.into(), snapshot).await.map_err(io::Error::other)?;
+    pub async fn install(
+        &self,
+        vote: VoteBytes,
+        sink: Box<dyn crate::state_machine::SnapshotSink>,
+        at: Applied,
+    ) -> io::Result<VoteBytes> {
+        let snapshot = openraft::Snapshot {
+            meta: meta(&at),
+            snapshot: SnapshotData::Staged(sink, at),
+        };
+        let answer = self
+            .raft
+            .install_full_snapshot(vote.into(), snapshot)
+            .await
+            .map_err(io::Error::other)?;
         Ok((&answer.vote).into())
     }
 

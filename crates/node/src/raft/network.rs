@@ -3,7 +3,9 @@
 //! Replication is one pipelined connection per follower, on which entries travel as the log's own bytes. Votes, heartbeats and
 //! transfers are calls on the control connection, so that none of them waits behind a batch of entries.
 
-use super::convert::{append_packet, stream_result, transfer_call, unary_response, vote_call, vote_response};
+use super::convert::{
+    append_packet, stream_result, transfer_call, unary_response, vote_call, vote_response,
+};
 use super::machine::SnapshotData;
 use super::types::Types;
 use crate::member::Member;
@@ -12,14 +14,13 @@ use crate::peer::client::{CallError, Greeted, Peers};
 use crate::snapshot;
 use crate::wire::{Kind, PacketReader, write_packet};
 use futures_util::{Stream, StreamExt};
-use openraft::alias::VoteOf;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::type_config::alias::SnapshotOf;
+use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -41,7 +42,11 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Link {
-        Link { peers: self.peers.clone(), target, address: member.peer_address.clone() }
+        Link {
+            peers: self.peers.clone(),
+            target,
+            address: member.peer_address.clone(),
+        }
     }
 }
 
@@ -53,17 +58,36 @@ pub(crate) struct Link {
 }
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-type Results<'a> = Pin<Box<dyn Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 'a>>;
+type Results<'a> =
+    Pin<Box<dyn Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 'a>>;
 
 impl Link {
-    async fn control(&self, call: Call, tail: &[u8], option: &RPCOption) -> Result<Reply, RPCError<Types>> {
-        let called = self.peers.call(&self.address, Purpose::Control, call, tail, option.soft_ttl()).await;
-        called.map(|(reply, _)| reply).map_err(|error| self.failed(error))
+    async fn control(
+        &self,
+        call: Call,
+        tail: &[u8],
+        option: &RPCOption,
+    ) -> Result<Reply, RPCError<Types>> {
+        let called = self
+            .peers
+            .call(
+                &self.address,
+                Purpose::Control,
+                call,
+                tail,
+                option.soft_ttl(),
+            )
+            .await;
+        called
+            .map(|(reply, _)| reply)
+            .map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: CallError) -> RPCError<Types> {
         match error {
-            CallError::NotSent(_) | CallError::Rejected(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            CallError::NotSent(_) | CallError::Rejected(_) => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
             CallError::Lost(_) => RPCError::Network(NetworkError::new(&error)),
         }
     }
@@ -74,7 +98,10 @@ impl Link {
 
     /// An answer to another question: the peer is out of order.
     fn confused(&self) -> RPCError<Types> {
-        self.broken(io::Error::other(format!("voter {:x} at {} answered another question", self.target, self.address)))
+        self.broken(io::Error::other(format!(
+            "voter {:x} at {} answered another question",
+            self.target, self.address
+        )))
     }
 }
 
@@ -87,18 +114,30 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let (head, pieces) = append_packet(&request);
-        match self.control(Call::Append(head), &pieces.concat(), &option).await? {
-            Reply::Appended(appended) => unary_response(appended).map_err(|error| self.broken(error)),
+        match self
+            .control(Call::Append(head), &pieces.concat(), &option)
+            .await?
+        {
+            Reply::Appended(appended) => {
+                unary_response(appended).map_err(|error| self.broken(error))
+            }
             _ => Err(self.confused()),
         }
     }
 
-    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> Boxed<'s, Result<Results<'s>, RPCError<Types>>>
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> Boxed<'s, Result<Results<'s>, RPCError<Types>>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
         Box::pin(async move {
-            let connecting = tokio::time::timeout(option.hard_ttl().max(crate::net::CONNECT_TIMEOUT), self.peers.connect(&self.address, Purpose::Append));
+            let connecting = tokio::time::timeout(
+                option.hard_ttl().max(crate::net::CONNECT_TIMEOUT),
+                self.peers.connect(&self.address, Purpose::Append),
+            );
             let greeted = match connecting.await {
                 Ok(connected) => connected.map_err(|error| self.failed(error))?,
                 Err(_) => return Err(self.broken(io::ErrorKind::TimedOut.into())),
@@ -106,26 +145,43 @@ impl RaftNetworkV2<Types> for Link {
             let Greeted { reader, writer, .. } = greeted;
             // Ends when the returned stream is dropped, and with it the sending.
             let sending = Abort(tokio::spawn(send_requests(input, writer)));
-            let results = futures_util::stream::unfold(Some((reader, sending)), move |state| async move {
-                let (mut reader, sending) = state?;
-                match next_result(&mut reader).await {
-                    Ok(result) => Some((Ok(result), Some((reader, sending)))),
-                    Err(error) => Some((Err(RPCError::Network(NetworkError::new(&error))), None)),
-                }
-            });
+            let results =
+                futures_util::stream::unfold(Some((reader, sending)), move |state| async move {
+                    let (mut reader, sending) = state?;
+                    match next_result(&mut reader).await {
+                        Ok(result) => Some((Ok(result), Some((reader, sending)))),
+                        Err(error) => {
+                            Some((Err(RPCError::Network(NetworkError::new(&error))), None))
+                        }
+                    }
+                });
             Ok(results.boxed() as Results<'s>)
         })
     }
 
-    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        match self.control(Call::Vote(vote_call(&request)), &[], &option).await? {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        match self
+            .control(Call::Vote(vote_call(&request)), &[], &option)
+            .await?
+        {
             Reply::Vote(reply) => Ok(vote_response(reply)),
             _ => Err(self.confused()),
         }
     }
 
-    async fn pre_vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        match self.control(Call::PreVote(vote_call(&request)), &[], &option).await? {
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        match self
+            .control(Call::PreVote(vote_call(&request)), &[], &option)
+            .await?
+        {
             Reply::Vote(reply) => Ok(vote_response(reply)),
             _ => Err(self.confused()),
         }
@@ -157,7 +213,10 @@ impl RaftNetworkV2<Types> for Link {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        match self.control(Call::TransferLeader(transfer_call(&request)), &[], &option).await? {
+        match self
+            .control(Call::TransferLeader(transfer_call(&request)), &[], &option)
+            .await?
+        {
             Reply::Done(_) => Ok(Ok(())),
             _ => Err(self.confused()),
         }

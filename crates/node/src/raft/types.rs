@@ -7,6 +7,7 @@ use eaves_log::{Frame, Kind, LogId};
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::vote::RaftLeaderId;
 use prost::Message;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,14 +21,14 @@ openraft::declare_raft_types!(
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         Payload = Payload,
         Entry = Entry,
-        Responder<T> = openraft::impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
 );
 
-pub(crate) type CommittedLeaderId = <openraft::impls::leader_id_std::LeaderId<u64, u64> as RaftLeaderId>::Committed;
+pub(crate) type CommittedLeaderId =
+    <openraft::impls::leader_id_std::LeaderId<u64, u64> as RaftLeaderId>::Committed;
 pub(crate) type RaftLogId = openraft::LogId<CommittedLeaderId>;
 pub(crate) type RaftMembership = openraft::Membership<u64, Member>;
 pub(crate) type RaftStoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, Member>;
-pub(crate) type RaftVote = openraft::alias::VoteOf<Types>;
+pub(crate) type RaftVote = openraft::type_config::alias::VoteOf<Types>;
 
 /// A command, opaque here.
 #[derive(Clone, PartialEq, Eq)]
@@ -101,10 +102,16 @@ impl Entry {
     /// Wraps a frame from disk or from a peer; fails when it carries a membership that cannot be read.
     pub fn from_frame(frame: Frame) -> Result<Entry, crate::member::MembershipError> {
         let membership = match frame.kind() {
-            Kind::Membership => Some(Arc::new(membership_to_raft(&Membership::from_bytes(&frame.payload())?))),
+            Kind::Membership => Some(Arc::new(membership_to_raft(&Membership::from_bytes(
+                &frame.payload(),
+            )?))),
             Kind::Blank | Kind::Normal => None,
         };
-        Ok(Entry { leader: committed_leader(frame.id().term), frame, membership })
+        Ok(Entry {
+            leader: committed_leader(frame.id().term),
+            frame,
+            membership,
+        })
     }
 
     pub fn frame(&self) -> &Frame {
@@ -139,10 +146,17 @@ impl RaftEntry for Entry {
             Payload::Normal(data) => (Frame::encode(id, Kind::Normal, &data.0), None),
             Payload::Membership(membership) => {
                 let bytes = membership_from_raft(&membership).to_bytes();
-                (Frame::encode(id, Kind::Membership, &bytes), Some(Arc::new(membership)))
+                (
+                    Frame::encode(id, Kind::Membership, &bytes),
+                    Some(Arc::new(membership)),
+                )
             }
         };
-        Entry { leader: log_id.leader_id, frame, membership }
+        Entry {
+            leader: log_id.leader_id,
+            frame,
+            membership,
+        }
     }
 
     fn log_id_parts(&self) -> (&CommittedLeaderId, u64) {
@@ -150,8 +164,16 @@ impl RaftEntry for Entry {
     }
 
     fn set_log_id(&mut self, log_id: RaftLogId) {
-        let frame = Frame::encode(from_raft_log_id(&log_id), self.frame.kind(), &self.frame.payload());
-        *self = Entry { leader: log_id.leader_id, frame, membership: self.membership.take() };
+        let frame = Frame::encode(
+            from_raft_log_id(&log_id),
+            self.frame.kind(),
+            &self.frame.payload(),
+        );
+        *self = Entry {
+            leader: log_id.leader_id,
+            frame,
+            membership: self.membership.take(),
+        };
     }
 
     fn get_membership(&self) -> Option<RaftMembership> {
@@ -161,7 +183,11 @@ impl RaftEntry for Entry {
 
 pub(crate) fn committed_leader(term: u64) -> CommittedLeaderId {
     use openraft::vote::RaftLeaderId as _;
-    openraft::impls::leader_id_std::LeaderId { term, voted_for: 0u64 }.to_committed()
+    openraft::impls::leader_id_std::LeaderId {
+        term,
+        voted_for: 0u64,
+    }
+    .to_committed()
 }
 
 pub(crate) fn to_raft_log_id(id: LogId) -> RaftLogId {
@@ -169,21 +195,53 @@ pub(crate) fn to_raft_log_id(id: LogId) -> RaftLogId {
 }
 
 pub(crate) fn from_raft_log_id(id: &RaftLogId) -> LogId {
-    LogId { term: *id.leader_id, index: id.index }
+    LogId {
+        term: *id.leader_id,
+        index: id.index,
+    }
 }
 
 pub(crate) fn membership_to_raft(membership: &Membership) -> RaftMembership {
-    RaftMembership::new_with_defaults(membership.configs.clone(), membership.members.clone())
+    if membership.configs.is_empty() {
+        return RaftMembership::default();
+    }
+    let nodes = membership
+        .members
+        .iter()
+        .map(|(id, member)| (*id, keyed(member.clone())));
+    RaftMembership::new(
+        membership.configs.clone(),
+        nodes.collect::<BTreeMap<_, _>>(),
+    )
+    .expect("a membership that was read is consistent")
 }
 
 pub(crate) fn membership_from_raft(membership: &RaftMembership) -> Membership {
     Membership {
         configs: membership.get_joint_config().clone(),
-        members: membership.nodes().map(|(id, member)| (*id, Member { id: *id, ..member.clone() })).collect(),
+        members: membership
+            .nodes()
+            .map(|(id, member)| {
+                (
+                    *id,
+                    Member {
+                        id: *id,
+                        ..member.clone()
+                    },
+                )
+            })
+            .collect(),
     }
 }
 
-pub(crate) fn stored_membership_to_raft(stored: &(Option<LogId>, Membership)) -> RaftStoredMembership {
+/// A member as openraft holds it: under its id, not with it, so that members compare alike wherever they come from.
+pub(crate) fn keyed(member: Member) -> Member {
+    Member { id: 0, ..member }
+}
+
+pub(crate) fn stored_membership_to_raft(
+    stored: &(Option<LogId>, Membership),
+) -> RaftStoredMembership {
     RaftStoredMembership::new(stored.0.map(to_raft_log_id), membership_to_raft(&stored.1))
 }
 
@@ -200,7 +258,11 @@ pub(crate) struct VoteBytes {
 
 impl From<&RaftVote> for VoteBytes {
     fn from(vote: &RaftVote) -> Self {
-        VoteBytes { term: vote.leader_id().term, voted_for: vote.leader_id().voted_for, committed: vote.is_committed() }
+        VoteBytes {
+            term: vote.leader_id().term,
+            voted_for: vote.leader_id().voted_for,
+            committed: vote.is_committed(),
+        }
     }
 }
 

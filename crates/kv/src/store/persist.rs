@@ -1,0 +1,157 @@
+//! Making durable what was applied, and opening what is durable.
+//!
+//! One persist is one redb transaction: the overlay's records up to the newest position that the log allows, the notes of that position,
+//! and a piece of the scrub. Neither `apply` nor a read waits for it: the records are copied out of the overlay in short steps before, and
+//! dropped from it in one short step after.
+
+use super::compaction::Scrub;
+use super::index::{Index, IndexBuilder};
+use super::overlay::{Checkpoint, Overlay};
+use super::range::State;
+use super::record::{Record, Revision};
+use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
+use std::sync::{Arc, RwLock};
+
+/// Records copied out of the overlay while the state's lock is held once: some ten microseconds.
+const RECORDS_PER_LOCK: usize = 256;
+
+/// The durable side of a store. Whoever persists, or replaces the state, holds it.
+pub struct Durable {
+    pub file: StateFile,
+    pub notes: Notes,
+    pub scrub: Scrub,
+    /// Bytes of all rows.
+    pub in_use_bytes: u64,
+}
+
+impl Durable {
+    /// Reads the durable state of an open file: itself, and the state in memory that goes with it.
+    pub fn load(file: StateFile) -> Result<(Self, State), StateFileError> {
+        let view = file.view()?;
+        let (index, in_use_bytes) = build_index(&view, file.path())?;
+        let durable = Self::new(file, view.notes().clone(), in_use_bytes);
+        Ok((durable, state_of(index, view)))
+    }
+
+    /// The durable side of a file whose content is known.
+    pub fn new(file: StateFile, notes: Notes, in_use_bytes: u64) -> Self {
+        Self {
+            file,
+            scrub: Scrub::new(notes.scrubbed_revision),
+            notes,
+            in_use_bytes,
+        }
+    }
+
+    /// Persists `target` and everything before it, if given, and a piece of the scrub.
+    ///
+    /// Records below `watched_revision` have been handed to the watchers; only what lies before may be scrubbed.
+    pub fn persist(
+        &mut self,
+        state: &RwLock<State>,
+        target: Option<Checkpoint>,
+        watched_revision: i64,
+    ) -> Result<(), StateFileError> {
+        let compact_revision = self.notes.compact_revision;
+        let scrubs = compact_revision <= watched_revision && self.scrub.has_work(compact_revision);
+        if target.is_none() && !scrubs {
+            return Ok(());
+        }
+        if scrubs {
+            self.scrub.find(state, compact_revision);
+        }
+        let mut writer = self.file.begin()?;
+        let scrub = &mut self.scrub;
+        let (added, removed) = writer.change_records(|records| {
+            let mut added = 0;
+            if let Some(target) = &target {
+                for_each_record(state, target.revision, |record| {
+                    added += records.insert(record)?;
+                    Ok(())
+                })?;
+            }
+            let removed = if scrubs { scrub.remove(records)? } else { 0 };
+            Ok((added, removed))
+        })?;
+        let mut notes = self.notes.clone();
+        notes.scrubbed_revision = self.scrub.scrubbed_revision();
+        if let Some(target) = &target {
+            notes.index = target.index;
+            notes.revision = target.revision;
+            notes.compact_revision = target.compact_revision;
+            notes.position = Some(target.position.clone());
+        }
+        writer.commit(&notes)?;
+        self.notes = notes;
+        self.in_use_bytes = self.in_use_bytes + added - removed;
+        let view = Arc::new(self.file.view()?);
+        let leaving = {
+            let mut state = super::write(state);
+            let leaving = target.map(|target| state.overlay.take_through(&target));
+            (leaving, std::mem::replace(&mut state.view, view))
+        };
+        drop(leaving);
+        Ok(())
+    }
+}
+
+/// The state in memory right after opening, or installing, a durable state.
+pub fn state_of(index: Index, view: View) -> State {
+    State {
+        index,
+        overlay: Overlay::default(),
+        revision: view.notes().revision,
+        compact_revision: view.notes().compact_revision,
+        view: Arc::new(view),
+    }
+}
+
+/// Gives `visit` all records of the overlay up to main revision `through`. Only a persist removes from the overlay, and the caller is it.
+fn for_each_record(
+    state: &RwLock<State>,
+    through: i64,
+    mut visit: impl FnMut(&Record) -> Result<(), redb::StorageError>,
+) -> Result<(), redb::StorageError> {
+    let mut from = Revision::default();
+    loop {
+        let batch: Vec<Record> = super::read(state)
+            .overlay
+            .records_from(from)
+            .take_while(|record| record.revision.main <= through)
+            .take(RECORDS_PER_LOCK)
+            .cloned()
+            .collect();
+        let Some(last) = batch.last() else {
+            return Ok(());
+        };
+        from = Revision {
+            sub: last.revision.sub + 1,
+            ..last.revision
+        };
+        batch.iter().try_for_each(&mut visit)?;
+    }
+}
+
+/// One scan over all records, checking every one; no value is copied.
+fn build_index(view: &View, path: &std::path::Path) -> Result<(Index, u64), StateFileError> {
+    let mut builder = IndexBuilder::default();
+    let mut in_use_bytes = 0;
+    let mut last = Revision::default();
+    view.scan(Revision::default(), |revision, record| {
+        builder.push(record.key, revision, record.create_revision, record.version);
+        in_use_bytes += row_bytes(record.row_len());
+        last = revision;
+        Scan::Continue
+    })?;
+    if last.main > view.notes().revision {
+        return Err(StateFileError::Damaged {
+            path: path.to_owned(),
+            cause: format!(
+                "it has a record of revision {} but says that its revision is {}",
+                last.main,
+                view.notes().revision
+            ),
+        });
+    }
+    Ok((builder.build(), in_use_bytes))
+}

@@ -1,0 +1,324 @@
+//! Copying the durable state to another node, and taking one in.
+//!
+//! A snapshot is a sequence of chunks, each of one kind, whose integers are little endian:
+//!
+//! ```text
+//! begin    'B' | version u32 | index u64 | revision i64 | compact i64 | scrubbed i64                  first, once
+//! records  'R' | { row key 12 bytes | length u32 | row value }*                          in revision order
+//! end      'E' | number of records u64                                                   last, once
+//! ```
+//!
+//! Rows travel as they are on disk, with the checksum of each (`record.rs`), which the receiver checks. The receiver writes them to a file
+//! beside its own, which takes the place of its own by one rename: a crash before leaves the old state, after it the new.
+
+use super::index::IndexBuilder;
+use super::persist::{Durable, state_of};
+use super::record::{RecordHeader, Revision, RowKey};
+use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
+use super::{FILE_NAME, INSTALLING_NAME, Shared};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use eaves::{Position, SnapshotSink, SnapshotSource};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The version of the chunks' encoding.
+const VERSION: u32 = 1;
+
+const BEGIN: u8 = b'B';
+const RECORDS: u8 = b'R';
+const END: u8 = b'E';
+
+/// Bytes of a beginning after its kind.
+const BEGIN_BYTES: usize = 36;
+
+/// Bytes before a row's value in a chunk.
+const ROW_HEADER_BYTES: usize = size_of::<RowKey>() + 4;
+
+/// A snapshot being read: a view of the durable state, and how far it was read.
+pub struct Source {
+    view: Arc<View>,
+    size_bytes: u64,
+    next: Next,
+    records: u64,
+}
+
+enum Next {
+    Begin,
+    RecordsFrom(Revision),
+    End,
+    Nothing,
+}
+
+impl Source {
+    pub fn new(view: Arc<View>, size_bytes: u64) -> Self {
+        Self {
+            view,
+            size_bytes,
+            next: Next::Begin,
+            records: 0,
+        }
+    }
+
+    fn begin(&self) -> Bytes {
+        let notes = self.view.notes();
+        let mut chunk = BytesMut::new();
+        chunk.put_u8(BEGIN);
+        chunk.put_u32_le(VERSION);
+        chunk.put_u64_le(notes.index);
+        chunk.put_i64_le(notes.revision);
+        chunk.put_i64_le(notes.compact_revision);
+        chunk.put_i64_le(notes.scrubbed_revision);
+        chunk.freeze()
+    }
+
+    /// Records from `from` on, and where the next chunk begins if there are more.
+    fn records(
+        &mut self,
+        from: Revision,
+        max_bytes: usize,
+    ) -> Result<(Bytes, Option<Revision>), StateFileError> {
+        let mut chunk = BytesMut::with_capacity(max_bytes);
+        chunk.put_u8(RECORDS);
+        let mut more = None;
+        let mut records = 0;
+        self.view.scan_rows(from, |revision, row| {
+            let bytes = ROW_HEADER_BYTES + row.len();
+            if records > 0 && chunk.len() + bytes > max_bytes {
+                more = Some(revision);
+                return Ok(Scan::Stop);
+            }
+            let len = u32::try_from(row.len()).expect("a record is shorter than 4 GiB");
+            chunk.put_slice(&revision.to_row_key());
+            chunk.put_u32_le(len);
+            chunk.put_slice(row);
+            records += 1;
+            Ok(Scan::Continue)
+        })?;
+        self.records += records;
+        Ok((chunk.freeze(), more))
+    }
+
+    fn end(&self) -> Bytes {
+        let mut chunk = BytesMut::new();
+        chunk.put_u8(END);
+        chunk.put_u64_le(self.records);
+        chunk.freeze()
+    }
+}
+
+impl SnapshotSource for Source {
+    fn position(&self) -> Position {
+        self.view.notes().position.clone().unwrap_or_default()
+    }
+
+    fn size_hint_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn next_chunk(&mut self, max_bytes: usize) -> io::Result<Option<Bytes>> {
+        match self.next {
+            Next::Begin => {
+                self.next = Next::RecordsFrom(Revision::default());
+                Ok(Some(self.begin()))
+            }
+            Next::RecordsFrom(from) => {
+                let (chunk, more) = self.records(from, max_bytes)?;
+                self.next = more.map_or(Next::End, Next::RecordsFrom);
+                Ok(Some(chunk))
+            }
+            Next::End => {
+                self.next = Next::Nothing;
+                Ok(Some(self.end()))
+            }
+            Next::Nothing => Ok(None),
+        }
+    }
+}
+
+/// A snapshot being received into a file of its own. Dropping it removes the file.
+pub struct Sink {
+    shared: Arc<Shared>,
+    /// `None` once it took the live file's place.
+    file: Option<StateFile>,
+    notes: Option<Notes>,
+    index: IndexBuilder,
+    records: u64,
+    last: Revision,
+    in_use_bytes: u64,
+    ended: bool,
+}
+
+impl Sink {
+    pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let path = shared.directory.join(INSTALLING_NAME);
+        match std::fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                return Err(StateFileError::Io { path, cause }.into());
+            }
+            _ => {}
+        }
+        let file = StateFile::open(&path)?;
+        Ok(Self {
+            shared,
+            file: Some(file),
+            notes: None,
+            index: IndexBuilder::default(),
+            records: 0,
+            last: Revision::default(),
+            in_use_bytes: 0,
+            ended: false,
+        })
+    }
+
+    fn begin(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        if self.notes.is_some() || chunk.len() != BEGIN_BYTES {
+            return Err(garbled("its beginning is out of place or cut short"));
+        }
+        let version = chunk.get_u32_le();
+        if version != VERSION {
+            return Err(garbled(&format!(
+                "it is of version {version}, this node reads version {VERSION}"
+            )));
+        }
+        self.notes = Some(Notes {
+            index: chunk.get_u64_le(),
+            revision: chunk.get_i64_le(),
+            compact_revision: chunk.get_i64_le(),
+            scrubbed_revision: chunk.get_i64_le(),
+            position: None,
+        });
+        Ok(())
+    }
+
+    fn records(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        let Some(notes) = &self.notes else {
+            return Err(garbled("records come before its beginning"));
+        };
+        let mut rows = Vec::new();
+        while !chunk.is_empty() {
+            if chunk.len() < ROW_HEADER_BYTES {
+                return Err(garbled("a record is cut short"));
+            }
+            let mut key: RowKey = [0; 12];
+            chunk.copy_to_slice(&mut key);
+            let len = chunk.get_u32_le() as usize;
+            if chunk.len() < len {
+                return Err(garbled("a record is cut short"));
+            }
+            let revision = Revision::from_row_key(&key);
+            if revision <= self.last || revision.main > notes.revision {
+                return Err(garbled("records are out of order"));
+            }
+            self.last = revision;
+            rows.push((revision, chunk.split_to(len)));
+        }
+        for (revision, row) in &rows {
+            let header = RecordHeader::decode_row(*revision, row)
+                .map_err(|error| garbled(&error.to_string()))?;
+            self.index.push(
+                header.key,
+                *revision,
+                header.create_revision,
+                header.version,
+            );
+            self.in_use_bytes += row_bytes(row.len());
+        }
+        self.records += rows.len() as u64;
+        let file = self.file.as_ref().expect("it is still being received");
+        let mut writer = file.begin()?;
+        writer.change_records(|records| {
+            rows.iter().try_for_each(|(revision, row)| {
+                records.insert_row(*revision, row)?;
+                Ok(())
+            })
+        })?;
+        // Nothing depends on this file before `finish` syncs it.
+        writer.commit_unsynced()?;
+        Ok(())
+    }
+
+    fn end(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        if chunk.len() != 8 || chunk.get_u64_le() != self.records || self.notes.is_none() {
+            return Err(garbled("records are missing"));
+        }
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl SnapshotSink for Sink {
+    fn write_chunk(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        if self.ended || chunk.is_empty() {
+            return Err(garbled("a chunk is empty or comes after its end"));
+        }
+        match chunk.get_u8() {
+            BEGIN => self.begin(chunk),
+            RECORDS => self.records(chunk),
+            END => self.end(chunk),
+            _ => Err(garbled("a chunk is of no known kind")),
+        }
+    }
+
+    fn finish(mut self: Box<Self>, position: Position) -> io::Result<()> {
+        let notes = match self.notes.take() {
+            Some(notes) if self.ended => Notes {
+                position: Some(position),
+                ..notes
+            },
+            _ => return Err(garbled("its end is missing")),
+        };
+        let mut file = self.file.take().expect("it is finished once");
+        file.begin()?.commit(&notes)?;
+        let view = file.view()?;
+        let index = std::mem::take(&mut self.index).build();
+        let shared = &self.shared;
+        let mut durable = super::lock(&shared.durable);
+        let path = shared.directory.join(FILE_NAME);
+        replace_file(file.path(), &path)?;
+        file.renamed(&path);
+        *durable = Durable::new(file, notes, self.in_use_bytes);
+        let mut hub = super::lock(&shared.hub);
+        let state = state_of(index, view);
+        let revision = state.revision;
+        let old = std::mem::replace(&mut *super::write(&shared.state), state);
+        hub.state_replaced(revision);
+        drop(hub);
+        shared.publish(&durable);
+        drop(old);
+        Ok(())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            let path = file.path().to_owned();
+            drop(file);
+            // What cannot be removed now is removed when the store is opened, or the next snapshot comes.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Renames durably.
+fn replace_file(from: &Path, to: &Path) -> io::Result<()> {
+    let rename = || {
+        std::fs::rename(from, to)?;
+        let directory = to.parent().expect("the file is in a directory");
+        std::fs::File::open(directory)?.sync_all()
+    };
+    rename().map_err(|cause| {
+        StateFileError::Io {
+            path: from.to_owned(),
+            cause,
+        }
+        .into()
+    })
+}
+
+/// An error about bytes that another node sent.
+fn garbled(cause: &str) -> io::Error {
+    let message = format!("install a snapshot: {cause}; take it again from another node");
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}

@@ -1,0 +1,656 @@
+//! The watch hub: who watches what on this node, and handing each change to those it concerns.
+//!
+//! ```text
+//!   apply ──► fan out ──► queue of each stream ──┐
+//!               │           (bounded)            ├──► WatchEvents::recv ──► client
+//!               └─ queue full: watcher falls     │
+//!                  behind ──► catches up from ───┘
+//!                             memory or disk, when and as fast as its client reads
+//! ```
+//!
+//! A watcher is *synced* or *behind*. The fan-out, after every `apply`, puts each revision's changes into the queues of the streams with a
+//! synced watcher that wants one of them: a reference to shared records, not a copy. A watcher that starts in the past, or whose stream's
+//! queue is full, is behind: it gets nothing from the fan-out, and its stream reads for it from history (see `catch_up.rs`) whenever the
+//! client has taken all that was queued for it before, until there is no more; then it is synced again. Both changes of state happen under
+//! the hub's lock, against `handed_out`, the revision up to which the fan-out went: so there is neither gap nor duplicate. A client that
+//! stops reading costs one bounded queue, and loses nothing but what is compacted meanwhile.
+//!
+//! Invariants:
+//! - a synced watcher's queue has, or had, every change it wants from its start up to `handed_out`;
+//! - a watcher that is behind was given every change it wants before `next_revision`, and none from there on;
+//! - a queue has at most [`QUEUE_MAX_REVISIONS`] revisions, and more than [`QUEUE_MAX_BYTES`] only as a single revision.
+//!
+//! Caveat: watchers of one key, and of one prefix, are found by hashing, however many there are; every other range is tried in turn for every
+//! change, so thousands of different ranges that are no prefixes cost some microseconds a change.
+
+use super::Shared;
+use super::catch_up::{Changes, Wanted, read_changes};
+use super::index::KeyRange;
+use super::record::Record;
+use super::table::StateFileError;
+use super::watch_api::{WatchItem, WatchRefusal, WatchSpec};
+use super::watch_stream::{RevisionChanges, Stream, WatchEvents, WatchHandle};
+use crate::proto::mvccpb::KeyValue;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Revisions that may wait in one stream's queue.
+pub const QUEUE_MAX_REVISIONS: usize = 1024;
+
+/// Bytes of changes that may wait in one stream's queue.
+pub const QUEUE_MAX_BYTES: usize = 4 << 20;
+
+/// Makes watch streams on a store. Cheap to clone.
+#[derive(Clone)]
+pub struct WatchHub {
+    shared: Arc<Shared>,
+}
+
+impl WatchHub {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Opens a stream: a handle to ask with, and what the client is to be told. See [`WatchItem`] for the order.
+    pub fn open_stream(&self) -> (WatchHandle, WatchEvents) {
+        let stream = super::lock(&self.shared.hub).open_stream();
+        (
+            WatchHandle::new(self.shared.clone(), stream.clone()),
+            WatchEvents::new(self.shared.clone(), stream),
+        )
+    }
+}
+
+/// What a watcher wants, with defaults filled in and checked.
+#[derive(Debug)]
+pub struct Interest {
+    key: Bytes,
+    /// As in requests: empty for one key, `\0` for everything from `key`.
+    range_end: Bytes,
+    puts: bool,
+    deletes: bool,
+    pub prev_kv: bool,
+}
+
+impl Interest {
+    fn new(spec: &WatchSpec) -> Result<Self, WatchRefusal> {
+        let key = if spec.key.is_empty() {
+            Bytes::from_static(b"\0")
+        } else {
+            spec.key.clone()
+        };
+        if let KeyRange::Between(from, to) = KeyRange::new(&key, &spec.range_end)
+            && from >= to
+        {
+            return Err(WatchRefusal::EmptyRange);
+        }
+        Ok(Self {
+            key,
+            range_end: spec.range_end.clone(),
+            puts: !spec.no_put,
+            deletes: !spec.no_delete,
+            prev_kv: spec.prev_kv,
+        })
+    }
+
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            range: KeyRange::new(&self.key, &self.range_end),
+            puts: self.puts,
+            deletes: self.deletes,
+        }
+    }
+
+    pub fn matches(&self, record: &Record) -> bool {
+        self.wanted().matches(&record.key, record.is_tombstone())
+    }
+}
+
+/// All streams and watchers of a store. Lives under the hub's lock, which is taken before the state's.
+pub struct Hub {
+    /// All changes up to this main revision have been handed to the synced watchers.
+    handed_out: i64,
+    next_key: u64,
+    streams: BTreeMap<u64, StreamEntry>,
+    watchers: BTreeMap<WatcherKey, Watcher>,
+    synced: Subscriptions,
+}
+
+/// Identifies a watcher on this node, over all streams.
+pub type WatcherKey = u64;
+
+struct StreamEntry {
+    stream: Arc<Stream>,
+    watcher_keys: BTreeMap<i64, WatcherKey>,
+    next_watch_id: i64,
+    /// Those behind, in the order in which they are served.
+    behind: BTreeSet<WatcherKey>,
+}
+
+struct Watcher {
+    stream_key: u64,
+    watch_id: i64,
+    interest: Arc<Interest>,
+    /// The start it asked for, or 0. No progress is told before it.
+    asked_revision: i64,
+    /// First main revision that the fan-out may give it.
+    start_revision: i64,
+    /// `None` when synced.
+    behind: Option<Behind>,
+}
+
+#[derive(Clone, Copy)]
+struct Behind {
+    /// First main revision not given yet.
+    next_revision: i64,
+    /// What was queued for it before lies before this place in the queue.
+    after: u64,
+}
+
+/// A piece of catching up to do.
+pub struct CatchUpTask {
+    pub key: WatcherKey,
+    pub watch_id: i64,
+    pub interest: Arc<Interest>,
+    pub next_revision: i64,
+}
+
+impl Hub {
+    pub fn new(revision: i64) -> Self {
+        Self {
+            handed_out: revision,
+            next_key: 0,
+            streams: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            synced: Subscriptions::default(),
+        }
+    }
+
+    /// Whether the stream still has a reader.
+    pub fn is_open(&self, stream: &Stream) -> bool {
+        self.streams.contains_key(&stream.key)
+    }
+
+    /// All changes up to this main revision have been handed to the synced watchers.
+    pub fn handed_out(&self) -> i64 {
+        self.handed_out
+    }
+
+    /// Number of watchers, and of those the ones behind.
+    pub fn watcher_counts(&self) -> (usize, usize) {
+        let behind = self.streams.values().map(|stream| stream.behind.len());
+        (self.watchers.len(), behind.sum())
+    }
+
+    /// Hands everything that was applied since to the watchers it concerns.
+    pub fn fan_out(&mut self, shared: &Shared) -> Result<(), StateFileError> {
+        if self.synced.is_empty() {
+            self.handed_out = super::read(&shared.state).revision;
+            return Ok(());
+        }
+        loop {
+            let Changes { records, through } =
+                read_changes(&shared.state, self.handed_out + 1, &Wanted::ALL)?;
+            if through <= self.handed_out {
+                return Ok(());
+            }
+            for changes in records.chunk_by(|a, b| a.revision.main == b.revision.main) {
+                self.hand_out(shared, changes)?;
+            }
+            self.handed_out = through;
+        }
+    }
+
+    /// Hands out what happened at one main revision.
+    fn hand_out(&mut self, shared: &Shared, records: &[Record]) -> Result<(), StateFileError> {
+        let revision = records[0].revision.main;
+        let mut concerned = Vec::new();
+        for record in records {
+            self.synced.find(record, &mut concerned);
+        }
+        concerned.retain(|key| self.watchers[key].start_revision <= revision);
+        if records.len() > 1 {
+            concerned.sort_unstable();
+            concerned.dedup();
+        }
+        if concerned.is_empty() {
+            return Ok(());
+        }
+        let wants_previous = concerned
+            .iter()
+            .any(|key| self.watchers[key].interest.prev_kv);
+        let previous = if wants_previous {
+            previous_values(shared, records)?
+        } else {
+            Vec::new()
+        };
+        let changes = Arc::new(RevisionChanges::new(records.to_vec(), previous));
+        for key in concerned {
+            self.queue(key, &changes);
+        }
+        Ok(())
+    }
+
+    /// Queues a revision's changes for a synced watcher, or lets it fall behind if there is no room.
+    fn queue(&mut self, key: WatcherKey, changes: &Arc<RevisionChanges>) {
+        let watcher = self.watchers.get_mut(&key).expect("it is synced");
+        let entry = self
+            .streams
+            .get_mut(&watcher.stream_key)
+            .expect("a watcher has a stream");
+        let queued = super::lock(&entry.stream.queue).push_changes(
+            watcher.watch_id,
+            &watcher.interest,
+            changes,
+        );
+        if let Err(after) = queued {
+            watcher.behind = Some(Behind {
+                next_revision: changes.revision(),
+                after,
+            });
+            entry.behind.insert(key);
+            self.synced.remove(&watcher.interest, key);
+        }
+        entry.stream.readable.notify_one();
+    }
+
+    fn open_stream(&mut self) -> Arc<Stream> {
+        let stream = Arc::new(Stream::new(self.take_key()));
+        self.streams.insert(
+            stream.key,
+            StreamEntry {
+                stream: stream.clone(),
+                watcher_keys: BTreeMap::new(),
+                next_watch_id: 0,
+                behind: BTreeSet::new(),
+            },
+        );
+        stream
+    }
+
+    /// Ends a stream and all its watchers.
+    pub fn close_stream(&mut self, stream: &Stream) {
+        let Some(entry) = self.streams.remove(&stream.key) else {
+            return;
+        };
+        for key in entry.watcher_keys.into_values() {
+            self.remove_watcher(key);
+        }
+    }
+
+    /// Creates a watcher, or refuses to; either way the stream's queue says so.
+    pub fn watch(&mut self, stream: &Stream, spec: &WatchSpec) {
+        let revision = self.handed_out;
+        let item = match self.create(stream, spec) {
+            Ok(watch_id) => WatchItem::Created { watch_id, revision },
+            Err(refusal) => WatchItem::Refused { revision, refusal },
+        };
+        stream.tell(item);
+    }
+
+    fn create(&mut self, stream: &Stream, spec: &WatchSpec) -> Result<i64, WatchRefusal> {
+        let interest = Arc::new(Interest::new(spec)?);
+        if spec.start_revision < 0 {
+            return Err(WatchRefusal::NegativeStart);
+        }
+        let key = self.take_key();
+        let entry = self
+            .streams
+            .get_mut(&stream.key)
+            .expect("a stream that asks is open");
+        let watch_id = entry.take_watch_id(spec.watch_id)?;
+        entry.watcher_keys.insert(watch_id, key);
+        let next = self.handed_out + 1;
+        let starts_in_past = spec.start_revision != 0 && spec.start_revision < next;
+        let behind = starts_in_past.then(|| Behind {
+            next_revision: spec.start_revision,
+            // After the item that says that it is created, which is about to be queued.
+            after: super::lock(&stream.queue).end() + 1,
+        });
+        if behind.is_some() {
+            entry.behind.insert(key);
+        } else {
+            self.synced.add(&interest, key);
+        }
+        self.watchers.insert(
+            key,
+            Watcher {
+                stream_key: stream.key,
+                watch_id,
+                interest,
+                asked_revision: spec.start_revision,
+                start_revision: next.max(spec.start_revision),
+                behind,
+            },
+        );
+        Ok(watch_id)
+    }
+
+    /// Ends a watcher if there is one of this id; the stream's queue then says so.
+    pub fn cancel(&mut self, stream: &Stream, watch_id: i64) {
+        let entry = self.streams.get_mut(&stream.key);
+        let Some(key) = entry.and_then(|entry| entry.watcher_keys.remove(&watch_id)) else {
+            return;
+        };
+        self.remove_watcher(key);
+        stream.tell(WatchItem::Canceled {
+            watch_id,
+            revision: self.handed_out,
+        });
+    }
+
+    /// Queues a progress item for the whole stream if all its watchers are synced and have reached their start. Else says nothing, as etcd
+    /// does; a stream without watchers is told too.
+    pub fn progress(&mut self, stream: &Stream) {
+        let entry = &self.streams[&stream.key];
+        let reached = |key| self.has_progress(key);
+        if entry.watcher_keys.values().all(reached) {
+            stream.tell(WatchItem::Progress {
+                watch_id: -1,
+                revision: self.handed_out,
+            });
+        }
+    }
+
+    /// Queues a progress item for one watcher under the same condition; returns whether it did.
+    pub fn progress_of(&mut self, stream: &Stream, watch_id: i64) -> bool {
+        let entry = &self.streams[&stream.key];
+        let Some(key) = entry.watcher_keys.get(&watch_id) else {
+            return false;
+        };
+        let reached = self.has_progress(key);
+        if reached {
+            stream.tell(WatchItem::Progress {
+                watch_id,
+                revision: self.handed_out,
+            });
+        }
+        reached
+    }
+
+    fn has_progress(&self, key: &WatcherKey) -> bool {
+        let watcher = &self.watchers[key];
+        watcher.behind.is_none() && watcher.asked_revision <= self.handed_out
+    }
+
+    /// The next watcher of a stream that is behind and whose queued changes have all been taken, in turn after `last`.
+    pub fn next_behind(&self, stream: &Stream, last: WatcherKey) -> Option<CatchUpTask> {
+        let behind = &self.streams.get(&stream.key)?.behind;
+        if behind.is_empty() {
+            return None;
+        }
+        let taken = super::lock(&stream.queue).start();
+        let in_turn = behind.range(last + 1..).chain(behind.range(..=last));
+        for &key in in_turn {
+            let watcher = &self.watchers[&key];
+            let state = watcher.behind.expect("it is among those behind");
+            if state.after <= taken {
+                return Some(CatchUpTask {
+                    key,
+                    watch_id: watcher.watch_id,
+                    interest: watcher.interest.clone(),
+                    next_revision: state.next_revision,
+                });
+            }
+        }
+        None
+    }
+
+    /// Says that a watcher behind was given everything before `next_revision`. It is synced if the fan-out did not get further; returns
+    /// false if the watcher is gone.
+    pub fn caught_up(&mut self, key: WatcherKey, next_revision: i64) -> bool {
+        let Some(watcher) = self.watchers.get_mut(&key) else {
+            return false;
+        };
+        let behind = watcher.behind.as_mut().expect("only one catches it up");
+        behind.next_revision = next_revision;
+        if next_revision > self.handed_out {
+            watcher.behind = None;
+            // What the fan-out is about to hand out below `next_revision` it was given already.
+            watcher.start_revision = next_revision.max(watcher.start_revision);
+            let entry = self.streams.get_mut(&watcher.stream_key);
+            entry.expect("a watcher has a stream").behind.remove(&key);
+            self.synced.add(&watcher.interest, key);
+        }
+        true
+    }
+
+    /// Ends a watcher whose history is gone; returns false if it is gone already.
+    pub fn remove_compacted(&mut self, task: &CatchUpTask) -> bool {
+        let Some(watcher) = self.watchers.get(&task.key) else {
+            return false;
+        };
+        let entry = self.streams.get_mut(&watcher.stream_key);
+        entry
+            .expect("a watcher has a stream")
+            .watcher_keys
+            .remove(&task.watch_id);
+        self.remove_watcher(task.key);
+        true
+    }
+
+    /// Says that the state was replaced by another node's: nobody is synced until it caught up there, from where it was.
+    pub fn state_replaced(&mut self, revision: i64) {
+        let next = self.handed_out + 1;
+        self.synced = Subscriptions::default();
+        for (key, watcher) in &mut self.watchers {
+            let entry = self
+                .streams
+                .get_mut(&watcher.stream_key)
+                .expect("a watcher has a stream");
+            if watcher.behind.is_none() {
+                watcher.behind = Some(Behind {
+                    next_revision: next.max(watcher.start_revision),
+                    after: super::lock(&entry.stream.queue).end(),
+                });
+                entry.behind.insert(*key);
+            }
+            entry.stream.readable.notify_one();
+        }
+        self.handed_out = revision;
+    }
+
+    fn remove_watcher(&mut self, key: WatcherKey) {
+        let watcher = self.watchers.remove(&key).expect("the watcher is there");
+        self.synced.remove(&watcher.interest, key);
+        if let Some(entry) = self.streams.get_mut(&watcher.stream_key) {
+            entry.behind.remove(&key);
+        }
+    }
+
+    fn take_key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+}
+
+impl StreamEntry {
+    fn take_watch_id(&mut self, asked: i64) -> Result<i64, WatchRefusal> {
+        if asked != 0 {
+            let in_use = self.watcher_keys.contains_key(&asked);
+            return if in_use {
+                Err(WatchRefusal::DuplicateId)
+            } else {
+                Ok(asked)
+            };
+        }
+        while self.watcher_keys.contains_key(&self.next_watch_id) {
+            self.next_watch_id += 1;
+        }
+        self.next_watch_id += 1;
+        Ok(self.next_watch_id - 1)
+    }
+}
+
+/// The value each record's key had just before, if it existed and history still has it.
+fn previous_values(
+    shared: &Shared,
+    records: &[Record],
+) -> Result<Vec<Option<KeyValue>>, StateFileError> {
+    let mut values = Vec::with_capacity(records.len());
+    for record in records {
+        values.push(previous_value(shared, record)?);
+    }
+    Ok(values)
+}
+
+/// The value a record's key had just before, if it existed and history still has it.
+pub fn previous_value(
+    shared: &Shared,
+    record: &Record,
+) -> Result<Option<KeyValue>, StateFileError> {
+    let before = record.revision.main - 1;
+    let (found, view) = {
+        let state = super::read(&shared.state);
+        if before < state.compact_revision {
+            return Ok(None);
+        }
+        let found = state.index.get(&record.key, before);
+        (
+            found.map(|revision| state.locate(revision)),
+            state.view.clone(),
+        )
+    };
+    let record = found.map(|found| found.fetch(&view)).transpose()?;
+    Ok(record.map(|record| record.to_key_value()))
+}
+
+/// The synced watchers by what they watch.
+#[derive(Default)]
+struct Subscriptions {
+    keys: HashMap<Bytes, BTreeSet<WatcherKey>>,
+    prefixes: HashMap<Bytes, BTreeSet<WatcherKey>>,
+    /// How many prefixes there are of each length.
+    prefix_lengths: BTreeMap<usize, usize>,
+    /// By key and range end.
+    ranges: BTreeMap<(Bytes, Bytes), BTreeSet<WatcherKey>>,
+    /// What the watchers want beyond the range.
+    interests: HashMap<WatcherKey, Arc<Interest>>,
+}
+
+impl Subscriptions {
+    fn is_empty(&self) -> bool {
+        self.interests.is_empty()
+    }
+
+    fn add(&mut self, interest: &Arc<Interest>, key: WatcherKey) {
+        self.interests.insert(key, interest.clone());
+        match Shape::of(interest) {
+            Shape::Key => self.keys.entry(interest.key.clone()).or_default(),
+            Shape::Prefix => {
+                let prefix = self.prefixes.entry(interest.key.clone());
+                prefix.or_insert_with(|| {
+                    *self.prefix_lengths.entry(interest.key.len()).or_default() += 1;
+                    BTreeSet::new()
+                })
+            }
+            Shape::Range => {
+                let range = (interest.key.clone(), interest.range_end.clone());
+                self.ranges.entry(range).or_default()
+            }
+        }
+        .insert(key);
+    }
+
+    fn remove(&mut self, interest: &Interest, key: WatcherKey) {
+        if self.interests.remove(&key).is_none() {
+            return;
+        }
+        match Shape::of(interest) {
+            Shape::Key => {
+                remove_from(&mut self.keys, &interest.key, key);
+            }
+            Shape::Prefix => {
+                if remove_from(&mut self.prefixes, &interest.key, key) {
+                    let length = interest.key.len();
+                    let count = self.prefix_lengths.get_mut(&length).expect("it was added");
+                    *count -= 1;
+                    if *count == 0 {
+                        self.prefix_lengths.remove(&length);
+                    }
+                }
+            }
+            Shape::Range => {
+                let range = (interest.key.clone(), interest.range_end.clone());
+                if let Some(group) = self.ranges.get_mut(&range) {
+                    group.remove(&key);
+                    if group.is_empty() {
+                        self.ranges.remove(&range);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the watchers that want `record`.
+    fn find(&self, record: &Record, found: &mut Vec<WatcherKey>) {
+        let from = found.len();
+        if let Some(group) = self.keys.get(record.key.as_ref()) {
+            found.extend(group);
+        }
+        for (&length, _) in self.prefix_lengths.range(..=record.key.len()) {
+            if let Some(group) = self.prefixes.get(&record.key[..length]) {
+                found.extend(group);
+            }
+        }
+        for ((key, range_end), group) in &self.ranges {
+            if KeyRange::new(key, range_end).contains(&record.key) {
+                found.extend(group);
+            }
+        }
+        let mut kept = from;
+        for i in from..found.len() {
+            if self.interests[&found[i]].matches(record) {
+                found[kept] = found[i];
+                kept += 1;
+            }
+        }
+        found.truncate(kept);
+    }
+}
+
+/// Removes a watcher from its group; returns whether the group is gone with it.
+fn remove_from(
+    groups: &mut HashMap<Bytes, BTreeSet<WatcherKey>>,
+    of: &Bytes,
+    key: WatcherKey,
+) -> bool {
+    let Some(group) = groups.get_mut(of) else {
+        return false;
+    };
+    group.remove(&key);
+    if !group.is_empty() {
+        return false;
+    }
+    groups.remove(of);
+    true
+}
+
+/// How a range is looked up.
+enum Shape {
+    Key,
+    Prefix,
+    Range,
+}
+
+impl Shape {
+    fn of(interest: &Interest) -> Shape {
+        match KeyRange::new(&interest.key, &interest.range_end) {
+            KeyRange::One(_) => Shape::Key,
+            KeyRange::Between(key, end) if is_prefix_range(key, end) => Shape::Prefix,
+            _ => Shape::Range,
+        }
+    }
+}
+
+/// Whether the keys from `key` to `end` are exactly those that begin with `key`.
+fn is_prefix_range(key: &[u8], end: &[u8]) -> bool {
+    let Some((last, rest)) = key.split_last() else {
+        return false;
+    };
+    *last < u8::MAX
+        && end
+            .split_last()
+            .is_some_and(|(end_last, end_rest)| *end_last == last + 1 && end_rest == rest)
+}

@@ -1,4 +1,85 @@
-//! The listener tree: how replicas outside a Raft group find an upstream that feeds them the committed log, and keep one.
+//! The listener tree: how replicas outside a Raft group find somebody who feeds them the committed log, and keep somebody.
+//!
+//! A Raft group of three or five voters commits a log. Any number of *listeners* want that log too, to serve reads and
+//! watches near their users. If the leader fed them all it would do nothing else. So the listeners form trees by themselves:
+//! a voter that is not the leader feeds a few, each of them feeds a few more, and so on. Nobody plans the trees, and no list
+//! of listeners exists anywhere; each node knows its upstream, its downstreams and a few addresses.
+//!
+//! ```text
+//!                 n1 leader                     feeds nobody: only Raft
+//!                 /        \
+//!        n2 follower     n3 follower            roots, depth 0
+//!         /      \           |
+//!       n4       n5         n6                  listeners, depth 1
+//!      /  \
+//!    n7    n8                                   depth 2; the path of n8 is n2/n4/n8
+//! ```
+//!
+//! This crate is the protocol that makes and mends that picture, and nothing else. It does no I/O, reads no clock and draws
+//! no random number that the caller did not seed: [`TreeNode`] is a state machine of (state, event, time, seed), one for each
+//! node, driven as its documentation says. `no_std` keeps it honest. The entries of the log never pass through it; it only
+//! says from whom to take them and to whom to push them. Rules are cited by number (`S9`, `B12`); `docs/listener-tree.md`
+//! lists them all, with the code and the test of each.
+//!
+//! # Finding an upstream
+//!
+//! A listener starts with a list of servers, any of them (`S6`). It *asks* them (`S7`): what are you, where are you in the
+//! tree, have you a free slot, and who else is there? An [`Answer`] tells all that, whoever gives it. Among those that answer
+//! and could take it the listener chooses the least deep (`S8`), after a short time in which better answers may still come.
+//! Then it opens a connection to the chosen one and *registers*. Only now something is decided: an answer may be stale, so the
+//! upstream counts again (`S9`), and accepts or refuses.
+//!
+//! If all are full the search descends. Every answer and every refusal names *alternatives* (`B2`): the voters, and two
+//! downstreams, first those that know of a free slot in their subtree. A tree in which everybody takes at least one listener
+//! always has a free slot somewhere, since a full node has as many downstreams as slots, and those have slots themselves. So a
+//! newcomer that knows one address, be it the leader's, finds a place in about as many steps as the tree is deep (`B4`). To
+//! spread a crowd, a node that names a free slot counts it as taken until it hears more.
+//!
+//! When a whole round of questions finds nothing, the listener rests for a random time whose bound doubles, up to five
+//! seconds, and begins again, for ever. That is the liveness of the whole: **never-stuck** is asserted after every event.
+//!
+//! # Keeping it
+//!
+//! The upstream heartbeats (`S11`), the listener answers. Either gives the other up after three silent seconds, and at once
+//! when the connection closes (`S13`). A heartbeat carries the *path* from the root, so that everybody knows its depth and
+//! can see a loop; whether that path really ends at a voter (*attached*); and how old the root's last word from a leader is
+//! (`B8`). Heartbeats are relayed down as they come. A change of path or attachment does not wait for one: it is sent down at
+//! once (`B1`).
+//!
+//! A voter that becomes leader kicks all its listeners off (`S10`) and names the other voters. Each registers with the first
+//! of them without asking, and is fed again after one round trip.
+//!
+//! # Losing it
+//!
+//! A listener without an upstream is *detached*, and so is all below it. It keeps its downstreams, tells them, and searches.
+//! They wait, in proportion to their distance from it (`B3`): most often it comes back with a new path, and the whole subtree
+//! has moved by one registration. Whoever has waited long enough searches too, but leaves only when somebody has accepted it.
+//!
+//! # Loops
+//!
+//! Two rules keep loops out: nobody registers below itself, as far as paths are known, and a detached node takes nobody on
+//! (`B1`). Paths may be out of date for as long as a message takes, so a loop can still close; its first heartbeat comes back
+//! to its sender within the sum of the delays around it, and the sender, finding itself above itself, leaves.
+//!
+//! # Where things are
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `node/` | [`TreeNode`]: inputs and getters; as an upstream; as a listener; as a voter |
+//! | `search.rs`, `order.rs` | whom to ask next, whom to register with |
+//! | `downstreams.rs`, `session.rs` | who is fed, and who feeds |
+//! | `message.rs`, `output.rs` | what nodes say to each other, and what the driver is asked to do |
+//! | `config.rs`, `timers.rs`, `rng.rs`, `time.rs`, `freshness.rs`, `path.rs`, `ids.rs` | what they lean on |
+//!
+//! # Caveats
+//!
+//! - Nodes are trusted to be what they say, as in Raft. A node that lies about its path can attract listeners. Ill-formed
+//!   behaviour (a message out of place, a stranger's identity) ends the session, and nothing worse.
+//! - A listener does not yet look for a better place while it has one (`B7`), nor leave a stale upstream for a fresher one
+//!   (`B8`). So after losses the tree may stay deeper than need be, and own zones are preferred only when choosing (`B6`).
+//! - `pin`, `avoid` and `drain` (`B16`) and the answer "busy" (`B19`) are not there yet.
+//! - If every node's capacity is zero below some point the tree can be full. Then listeners search for ever, and say so.
+//! - A new list makes the listener leave its upstream first (`S14`), so there is a gap of a few round trips.
 #![no_std]
 extern crate alloc;
 

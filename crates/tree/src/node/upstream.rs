@@ -1,4 +1,5 @@
 //! A node as an upstream: it answers questions, takes listeners on, heartbeats them, and lets them go (`S7`, `S9` to `S12`).
+//! A leader is one too, as far as it answers and refuses (`S1`); it keeps nothing about who asks (`S2`).
 
 use super::TreeNode;
 use crate::config::PROTOCOL_VERSION;

@@ -1,4 +1,5 @@
-//! A node as a voter: a root of the tree, or the leader, who feeds nobody (`S1`, `S10`).
+//! A node as a voter: a root of the tree, or the leader, who feeds nobody (`S1`, `S10`). What a node is changes only when it is
+//! told so (`S3`).
 
 use super::TreeNode;
 use crate::freshness::Freshness;

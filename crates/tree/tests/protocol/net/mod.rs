@@ -46,6 +46,8 @@ struct Host {
     /// How often it was started; messages to an earlier life are dropped.
     life: u64,
     next_down: u64,
+    /// Its entry in the network's timers.
+    timer: Option<Instant>,
     last_shown: BTreeMap<usize, (Path, bool)>,
 }
 
@@ -100,6 +102,10 @@ pub struct Net {
     pub now: Instant,
     hosts: BTreeMap<u64, Host>,
     links: Vec<Link>,
+    /// Which connection a node means by a name; the latest, since a restarted node counts anew.
+    names: BTreeMap<(u64, LinkId), usize>,
+    /// When each node wants to be called.
+    timers: BTreeSet<(Instant, u64)>,
     on_the_way: BTreeMap<(Instant, u64), Delivery>,
     sent: u64,
     cut: BTreeSet<(u64, u64)>,
@@ -124,6 +130,8 @@ impl Net {
             now: Instant(0),
             hosts: BTreeMap::new(),
             links: Vec::new(),
+            names: BTreeMap::new(),
+            timers: BTreeSet::new(),
             on_the_way: BTreeMap::new(),
             sent: 0,
             cut: BTreeSet::new(),
@@ -168,6 +176,7 @@ impl Net {
             log: LogEnd::default(),
             life: 0,
             next_down: 0,
+            timer: None,
             last_shown: BTreeMap::new(),
         };
         assert!(self.hosts.insert(id, host).is_none(), "n{id} exists");
@@ -214,6 +223,7 @@ impl Net {
 
     fn stop(&mut self, id: u64) {
         self.hosts.get_mut(&id).unwrap().node = None;
+        self.set_timer(id);
         self.feeding.retain(|(upstream, _)| *upstream != id);
         self.following.remove(&id);
     }
@@ -385,11 +395,7 @@ impl Net {
     pub fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timer = self
-                .hosts
-                .iter()
-                .filter_map(|(&id, host)| Some((host.node.as_ref()?.poll_timeout()?, id)))
-                .min();
+            let timer = self.timers.first().copied();
             let message = self.on_the_way.keys().next().copied();
             let next = [timer.map(|(at, _)| at), message.map(|(at, _)| at)]
                 .into_iter()
@@ -554,6 +560,7 @@ impl Net {
         };
         self.links[link].to.1 = Some(down);
         self.links[link].lives.1 = host.life;
+        self.names.insert((to, down), link);
         self.with(to, |node, now| {
             node.handle_register(now, down, register, verdict)
         });
@@ -620,6 +627,17 @@ impl Net {
         {
             self.perform(id, output);
         }
+        self.set_timer(id);
+    }
+
+    /// Takes note of when a node wants to be called.
+    fn set_timer(&mut self, id: u64) {
+        let host = self.hosts.get_mut(&id).unwrap();
+        let timer = host.node.as_ref().and_then(TreeNode::poll_timeout);
+        if let Some(old) = std::mem::replace(&mut host.timer, timer) {
+            self.timers.remove(&(old, id));
+        }
+        self.timers.extend(timer.map(|at| (at, id)));
     }
 
     fn perform(&mut self, id: u64, output: Output) {
@@ -646,12 +664,7 @@ impl Net {
                 );
             }
             Output::StopFeeding { link } => {
-                let fed = self
-                    .links
-                    .iter()
-                    .rev()
-                    .find(|known| known.to == (id, Some(link)));
-                let listener = fed.expect("only a known connection is fed").from.0;
+                let listener = self.links[self.names[&(id, link)]].from.0;
                 self.note(id, format!("feeds n{listener} no more"));
                 assert!(
                     self.feeding.remove(&(id, listener)),
@@ -713,6 +726,7 @@ impl Net {
             to_open: true,
         });
         let link = self.links.len() - 1;
+        self.names.insert((id, name), link);
         self.post(
             self.delay_between(id, to),
             Delivery::Register { link, register },
@@ -752,13 +766,20 @@ impl Net {
     }
 
     fn find(&self, id: u64, name: LinkId) -> Option<usize> {
-        self.links.iter().rposition(|link| {
-            let at_from =
-                link.from == (id, name) && link.from_open && link.lives.0 == self.hosts[&id].life;
-            let at_to =
-                link.to == (id, Some(name)) && link.to_open && link.lives.1 == self.hosts[&id].life;
-            at_from || at_to
-        })
+        let link = *self.names.get(&(id, name))?;
+        let Link {
+            from,
+            lives,
+            from_open,
+            to_open,
+            ..
+        } = &self.links[link];
+        let (life, open) = if *from == (id, name) {
+            (lives.0, *from_open)
+        } else {
+            (lives.1, *to_open)
+        };
+        (open && life == self.hosts[&id].life).then_some(link)
     }
 
     /// Closes one end of a connection, the lower one if `up`, and lets the other end know.

@@ -3,11 +3,9 @@
 //! Renew the expected output with `UPDATE_GOLDENFILES=1 cargo test -p eaves-tree`, and commit it only if you understand
 //! every line that changed.
 
-mod net;
-
+use crate::net::{CLUSTER, Net, address};
 use eaves_tree::*;
 use goldenscript::Context;
-use net::{CLUSTER, Net, address};
 use std::error::Error;
 use std::time::Duration;
 
@@ -43,6 +41,8 @@ enum Command {
     Tree,
     /// Shows what a node knows about itself. Example: state n4
     State(Node),
+    /// Shows what a listener knows about its upstream. Example: upstream n4
+    Upstream(Node),
     /// Shows whom a listener considered when it last chose, and why each was passed over. Example: choice n4
     Choice(Node),
     /// Makes a voter leader. Example: leader n2
@@ -226,7 +226,7 @@ impl Runner {
         log: Option<Log>,
     ) {
         let register = Register {
-            listener: net::peer(listener),
+            listener: crate::net::peer(listener),
             zone: None,
             cluster: cluster.map_or(CLUSTER, ClusterId),
             protocol: protocol.unwrap_or(PROTOCOL_VERSION),
@@ -299,6 +299,17 @@ impl goldenscript::Runner for Runner {
             Command::Run { milliseconds } => self.net.run(Duration::from_millis(*milliseconds)),
             Command::Tree => lines = self.net.tree(),
             Command::State(name) => lines.push(self.state(name.0)),
+            Command::Upstream(name) => {
+                let upstream = self
+                    .net
+                    .node(name.0)
+                    .and_then(TreeNode::upstream)
+                    .ok_or("it has none")?;
+                lines.push(format!(
+                    "{} is at {}, heard at {}",
+                    upstream.peer, upstream.committed, upstream.heard
+                ));
+            }
             Command::Choice(name) => lines = self.choice(name.0),
             Command::Leader(name) => self.net.set_leader(Some(name.0)),
             Command::NoLeader => self.net.set_leader(None),
@@ -312,7 +323,7 @@ impl goldenscript::Runner for Runner {
             Command::Heal => self.net.heal(),
             Command::List { name, upstreams } => self.net.set_list(name.0, &upstreams.0),
             Command::LogVoters { name, voters } => {
-                let voters = voters.0.iter().map(|&id| net::peer(id)).collect();
+                let voters = voters.0.iter().map(|&id| crate::net::peer(id)).collect();
                 self.net
                     .with(name.0, |node, now| node.handle_voters(now, voters));
             }
@@ -424,7 +435,9 @@ scripts! {
     S01_a_lone_leader_feeds_nobody
     S01_the_leader_never_feeds
     S02_the_leader_keeps_no_state
+    S03_a_listener_stays_one
     S04_follower_and_listener_push_alike
+    S05_the_committed_position_goes_down
     S06_list_is_persisted_before_use
     S07_a_long_list_is_asked_four_at_a_time
     S07_a_short_list_is_asked_whole

@@ -61,8 +61,10 @@ pub trait SnapshotSource: Send {
     /// The position of the copied state; empty when nothing was ever made durable.
     fn position(&self) -> Position;
 
-    /// About how many bytes the snapshot has, for progress bars.
-    fn size_hint_bytes(&self) -> u64;
+    /// About how many bytes the snapshot has, for progress bars; 0 when unknown.
+    fn size_hint_bytes(&self) -> u64 {
+        0
+    }
 
     /// The next piece, at most about `max_bytes` long (one larger record is allowed), or `None` after the last.
     fn next_chunk(&mut self, max_bytes: usize) -> io::Result<Option<Bytes>>;

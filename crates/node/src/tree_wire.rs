@@ -194,19 +194,8 @@ struct HeartbeatAckBytes {
 struct AlternativeBytes {
     #[prost(message, optional, tag = "1")]
     peer: Option<PeerBytes>,
-    #[prost(oneof = "PlaceBytes", tags = "2, 3, 4")]
-    place: Option<PlaceBytes>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum PlaceBytes {
-    #[prost(message, tag = "2")]
-    Voter(()),
-    /// How many levels below.
-    #[prost(uint32, tag = "3")]
-    Free(u32),
-    #[prost(message, tag = "4")]
-    Full(()),
+    #[prost(uint32, tag = "2")]
+    place: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -472,23 +461,14 @@ fn ack(bytes: HeartbeatAckBytes) -> Result<HeartbeatAck, TreeWireError> {
 }
 
 fn alternative_bytes(alternative: &Alternative) -> AlternativeBytes {
-    let place = match alternative.place {
-        Place::Voter => PlaceBytes::Voter(()),
-        Place::Free { levels } => PlaceBytes::Free(levels),
-        Place::Full => PlaceBytes::Full(()),
-    };
     AlternativeBytes {
         peer: Some(peer_bytes(&alternative.peer)),
-        place: Some(place),
+        place: place_code(alternative.place),
     }
 }
 
 fn alternative(bytes: AlternativeBytes) -> Result<Alternative, TreeWireError> {
-    let place = match required("place", bytes.place)? {
-        PlaceBytes::Voter(()) => Place::Voter,
-        PlaceBytes::Free(levels) => Place::Free { levels },
-        PlaceBytes::Full(()) => Place::Full,
-    };
+    let place = place(bytes.place)?;
     Ok(Alternative {
         peer: peer(required("alternative's peer", bytes.peer)?)?,
         place,
@@ -572,6 +552,7 @@ macro_rules! codes {
 }
 
 codes!("role": Role, role_code, role, { Leader = 1, Follower = 2, Listener = 3 });
+codes!("place": Place, place_code, place, { Voter = 1, Free = 2, Full = 3, Leader = 4 });
 codes!("kick reason": KickReason, kick_code, kick_reason, { Leader = 1, Silent = 2, Admin = 3 });
 codes!("leave reason": LeaveReason, leave_code, leave_reason, {
     Moved = 1, Loop = 2, TooDeep = 3, Detached = 4, NewList = 5, BecameVoter = 6, UnknownSession = 7
@@ -643,12 +624,7 @@ mod tests {
     }
 
     fn alternatives(count: usize) -> Vec<Alternative> {
-        let places = [
-            Place::Voter,
-            Place::Free { levels: 0 },
-            Place::Free { levels: u32::MAX },
-            Place::Full,
-        ];
+        let places = [Place::Voter, Place::Free, Place::Leader, Place::Full];
         peers(count)
             .into_iter()
             .zip(places.into_iter().cycle())
@@ -937,8 +913,8 @@ mod tests {
             "reject bytes without a known alternative's peer",
         );
         reject(
-            |bytes| bytes.alternatives[1].place = None,
-            "reject bytes without a known place",
+            |bytes| bytes.alternatives[1].place = 9,
+            "reject unknown place 9",
         );
         reject(
             |bytes| bytes.alternatives[2].peer = Some(PeerBytes::default()),

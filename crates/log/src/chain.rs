@@ -63,3 +63,42 @@ fn scramble(value: u64) -> u64 {
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    fn chain(entries: &[(u64, u64, &[u8])]) -> Chain {
+        let frame = |(term, index, payload): &(u64, u64, &[u8])| {
+            Frame::encode(LogId::new(*term, *index), Kind::Normal, payload)
+        };
+        entries
+            .iter()
+            .map(frame)
+            .fold(Chain::START, |chain, frame| chain.next(&frame))
+    }
+
+    #[test]
+    fn every_part_of_every_entry_counts() {
+        let ours = chain(&[(1, 0, b"a"), (1, 1, b"b"), (2, 2, b"c")]);
+        let others = [
+            chain(&[(1, 0, b"x"), (1, 1, b"b"), (2, 2, b"c")]),
+            chain(&[(0, 0, b"a"), (1, 1, b"b"), (2, 2, b"c")]),
+            chain(&[(1, 0, b"b"), (1, 1, b"a"), (2, 2, b"c")]),
+            chain(&[(1, 0, b"a"), (1, 1, b"b"), (3, 2, b"c")]),
+            chain(&[(1, 1, b"b"), (2, 2, b"c")]),
+            chain(&[(1, 0, b"a"), (1, 1, b"b")]),
+        ];
+        assert!(others.iter().all(|other| *other != ours));
+    }
+
+    #[test]
+    fn values_never_change() {
+        // Compared between nodes of different versions, and kept on disk.
+        assert_eq!(
+            chain(&[(1, 0, b"a"), (1, 1, b"b")]).to_string(),
+            "690527d78b3f685d"
+        );
+    }
+}

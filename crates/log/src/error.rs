@@ -52,7 +52,7 @@ pub enum OpenError {
     Disk(#[from] DiskError),
     /// Something that was durable is lost. Other members still have it, so this node must get it from them anew.
     #[error(
-        "{0}; this entry or state was durable and may have been acknowledged: check the disk, then wipe this node's data directory and let it join again, or restore it from a backup"
+        "{0}; it was durable and may have been acknowledged: check the disk, then replace this node: remove it from the group, wipe its data directory and let it join anew"
     )]
     Damaged(Damage),
     /// Written by a newer version.
@@ -66,7 +66,7 @@ pub enum OpenError {
         known: u32,
     },
     /// Entries that other durable state of this node is built on are missing.
-    #[error("the log in {} ends at {}, but this node has applied entry {required}: acknowledged entries are missing; wipe this node's data directory and let it join again", .dir.display(), .last.map_or("its beginning".to_string(), |id| id.to_string()))]
+    #[error("the log in {} ends at {}, but this node has applied entry {required}: acknowledged entries are missing: check the disk, then replace this node: remove it from the group, wipe its data directory and let it join anew", .dir.display(), .last.map_or("its beginning".to_string(), |id| id.to_string()))]
     Missing {
         /// The log's directory.
         dir: PathBuf,

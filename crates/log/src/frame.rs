@@ -217,3 +217,102 @@ impl fmt::Debug for Frame {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     (&bytes[at..at + 4]).get_u32_le()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Frame {
+        Frame::encode(LogId::new(0x0102, 0x0304), Kind::Membership, b"payload")
+    }
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let expected = [
+            &[27, 0, 0, 0][..],
+            &example().checksum().to_le_bytes(),
+            &[2, 1, 0, 0, 0, 0, 0, 0],
+            &[4, 3, 0, 0, 0, 0, 0, 0],
+            &[2, 0, 0, 0],
+            b"payload",
+        ]
+        .concat();
+        assert_eq!(example().as_bytes(), &expected);
+        assert_eq!(example().checksum(), crc32c::crc32c(&expected[8..]));
+    }
+
+    #[test]
+    fn getters_give_back_what_was_encoded() {
+        let frame = Frame::parse(example().as_bytes().clone()).unwrap();
+        assert_eq!(
+            (frame.id(), frame.kind()),
+            (LogId::new(0x0102, 0x0304), Kind::Membership)
+        );
+        assert_eq!(frame.payload(), "payload");
+        assert_eq!(
+            format!("{frame:?} {}", frame.id()),
+            "T258-N772/Membership/7B T258-N772"
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        for at in 0..example().as_bytes().len() * 8 {
+            let mut bytes = BytesMut::from(&example().as_bytes()[..]);
+            bytes[at / 8] ^= 1 << (at % 8);
+            assert!(Frame::parse(bytes.freeze()).is_err(), "bit {at} flipped");
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_and_impossible_lengths_are_refused() {
+        let mut bytes = BytesMut::from(&example().as_bytes()[..]);
+        bytes[24] = 3;
+        let checksum = crc32c::crc32c(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(Frame::parse(bytes.freeze()), Err(FrameError::Kind(3)));
+        for length in [0, 19, MAX_FRAME_BYTES as u32 - 7, u32::MAX] {
+            let mut stream = BytesMut::from(&length.to_le_bytes()[..]);
+            assert_eq!(
+                Frame::split_from(&mut stream),
+                Err(FrameError::Length(u64::from(length)))
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_gives_frames_however_it_is_cut() {
+        let frames: Vec<Frame> = (0..4)
+            .map(|i| Frame::encode(LogId::new(1, i), Kind::Normal, &vec![7; i as usize * 9]))
+            .collect();
+        let stream: Vec<u8> = frames
+            .iter()
+            .flat_map(|frame| frame.as_bytes().to_vec())
+            .collect();
+        for cut in 0..=stream.len() {
+            let (mut buf, mut found) = (BytesMut::new(), Vec::new());
+            for part in [&stream[..cut], &stream[cut..]] {
+                buf.extend_from_slice(part);
+                while let Some(frame) = Frame::split_from(&mut buf).unwrap() {
+                    found.push(frame);
+                }
+            }
+            assert_eq!((found, buf.len()), (frames.clone(), 0));
+        }
+        let mut whole = Bytes::from(stream);
+        assert_eq!(
+            Frame::split_from_bytes(&mut whole).unwrap(),
+            Some(frames[0].clone())
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "bound requests before proposing them")]
+    fn a_payload_too_long_is_a_caller_s_mistake() {
+        Frame::encode(
+            LogId::new(1, 1),
+            Kind::Normal,
+            &vec![0; MAX_PAYLOAD_BYTES + 1],
+        );
+    }
+}

@@ -92,9 +92,9 @@ impl Head {
         })
     }
 
-    /// Whether this record proves that entry `index`, which comes before it, had been synced.
-    pub fn witnesses(&self, index: u64) -> bool {
-        index < self.id.index.saturating_sub(u64::from(self.unsynced))
+    /// All entries below this index were synced when the record was written.
+    pub fn synced_next(&self) -> u64 {
+        self.id.index.saturating_sub(u64::from(self.unsynced))
     }
 }
 
@@ -131,6 +131,8 @@ pub(crate) struct Record {
     pub frame: Frame,
     /// The value after the frame.
     pub chain: Chain,
+    /// All entries below this index were synced when the record was written.
+    pub synced_next: u64,
 }
 
 /// Reads the records of a segment one after the other, in chunks of the file that the frames then share.
@@ -220,6 +222,7 @@ impl Records {
             offset,
             frame,
             chain,
+            synced_next: head.synced_next(),
         }))
     }
 

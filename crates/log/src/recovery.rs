@@ -5,7 +5,7 @@
 //! 1. read all segment headers, and find the segments that count (the others were replaced by later ones);
 //! 2. read all records of those, in order, each continuing the chain of the one before;
 //! 3. in the newest segment, tell the end, a torn tail and damage apart;
-//! 4. sync what was read, since a killed process may have left it in the page cache only, and drop a torn tail for good.
+//! 4. write again and sync what is not proven to have been synced, and drop a torn tail for good.
 //!
 //! Nothing on disk is changed before it is certain that the log opens, except that half-made files are removed.
 
@@ -18,6 +18,7 @@ use crate::segment::{
 use crate::state_file::{self, SmallState};
 use crate::writer::{Active, Writer};
 use crate::{Base, Chain, Damage, Disk, DiskFile, LogId, OpenError, Options};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,12 +72,10 @@ pub(crate) fn recover(
     for (header, next) in headers.iter().zip(headers.iter().skip(1)) {
         scan.sealed(header, next)?;
     }
-    let (active, torn_bytes) = scan.newest(headers.last().expect("there is one"))?;
+    let (active, unproven_offset, torn_bytes) =
+        scan.newest(headers.last().expect("there is one"))?;
 
-    active
-        .file
-        .sync_data()
-        .map_err(DiskError::at("sync", &active.path))?;
+    write_again(&active, unproven_offset)?;
     disk.sync_dir(dir)
         .map_err(DiskError::at("sync directory", dir))?;
     for name in replaced {
@@ -184,6 +183,28 @@ fn headers_that_count(
     Ok((count, replaced))
 }
 
+/// Writes the records from `from` on once more, as they are, and syncs them.
+///
+/// They may be in the page cache only, because the process was killed, or because a sync failed: after that the kernel may hold pages
+/// for clean that never reached the disk, and a sync alone would do nothing and succeed.
+fn write_again(active: &Active, from: u64) -> Result<(), DiskError> {
+    let mut chunk = vec![0; SCAN_CHUNK_BYTES];
+    let mut offset = from;
+    while offset < active.end {
+        let len = chunk.len().min((active.end - offset) as usize);
+        let mut again = || {
+            let read = active.file.read_at(&mut chunk[..len], offset)?;
+            active.file.write_all_at(&chunk[..read], offset)
+        };
+        again().map_err(DiskError::at("write", &active.path))?;
+        offset += len as u64;
+    }
+    active
+        .file
+        .sync_data()
+        .map_err(DiskError::at("sync", &active.path))
+}
+
 /// Reading all records, from the oldest segment to the newest.
 struct Scan {
     disk: Arc<dyn Disk>,
@@ -196,6 +217,8 @@ struct Scan {
 /// Where the records of a segment end, and why.
 struct End {
     offset: u64,
+    /// The first record of which none behind it proves that it was synced; `offset` if there is none.
+    unproven_offset: u64,
     last: Option<LogId>,
     chain: Chain,
     step: Step,
@@ -249,8 +272,9 @@ impl Scan {
         Ok(())
     }
 
-    /// The newest segment ends where its records end; returns it, and how many bytes of a torn tail lie behind.
-    fn newest(&mut self, header: &Header) -> Result<(Active, u64), OpenError> {
+    /// The newest segment ends where its records end; returns it, where in it the records begin that are not proven synced, and
+    /// how many bytes of a torn tail lie behind.
+    fn newest(&mut self, header: &Header) -> Result<(Active, u64, u64), OpenError> {
         let mut segment = self.open(header)?;
         let end = self.read(&mut segment, u64::MAX)?;
         let index = Base {
@@ -297,7 +321,7 @@ impl Scan {
             dirty: false,
         };
         self.segments.apply(Change::Begun(segment));
-        Ok((active, tail.torn_bytes))
+        Ok((active, end.unproven_offset, tail.torn_bytes))
     }
 
     fn open(&self, header: &Header) -> Result<Segment, OpenError> {
@@ -327,10 +351,18 @@ impl Scan {
         )
         .map_err(DiskError::at("read", &path))?;
         let mut step = Step::End;
+        let mut unproven = VecDeque::new();
         while records.next_index() < until {
             step = records.step().map_err(DiskError::at("read", &path))?;
             let Step::Record(record) = step else { break };
             let id = record.frame.id();
+            while unproven
+                .front()
+                .is_some_and(|(index, _)| *index < record.synced_next)
+            {
+                unproven.pop_front();
+            }
+            unproven.push_back((id.index, record.offset));
             segment.add_mark(Mark {
                 index: id.index,
                 offset: record.offset,
@@ -344,8 +376,10 @@ impl Scan {
             self.cache.evict(id.index, self.cache_bytes);
             step = Step::End;
         }
+        let offset = records.offset();
         Ok(End {
-            offset: records.offset(),
+            offset,
+            unproven_offset: unproven.front().map_or(offset, |(_, offset)| *offset),
             last,
             chain,
             step,
@@ -403,6 +437,6 @@ fn find_witness(bytes: &[u8], seq: u64, offset: u64, index: u64) -> Option<(u64,
         }
         let here = offset + at as u64;
         let head = Head::decode(rest, seq, here)?;
-        head.witnesses(index).then_some((here, head.id))
+        (index < head.synced_next()).then_some((here, head.id))
     })
 }

@@ -6,7 +6,9 @@
 //!   independently of all others; so may its length.
 //! - Until a directory is synced, each name in it may after a crash mean what it meant at any moment since the last sync,
 //!   independently of all others.
-//! - A failed write may have done a part of its work. After a failed sync nothing is known.
+//! - A failed write may have done a part of its work.
+//! - After a failed sync of a file, what was not synced never will be, whatever later syncs say, until it is written again
+//!   (Rebello et al. 2020, "Can Applications Recover from fsync Failures?").
 //! - Space can run out.
 //!
 //! What it does not model: damage to what was synced (tests do that by [`SimDisk::edit`]), and a device that lies about a sync.
@@ -62,6 +64,8 @@ struct Content {
     /// What sectors had in them since the last sync, oldest first; no entry for an untouched sector.
     sectors_before: BTreeMap<usize, Vec<Vec<u8>>>,
     lens_before: Vec<u64>,
+    /// Sectors that a failed sync has left for synced.
+    given_up: BTreeMap<usize, Vec<Vec<u8>>>,
     /// Open handles, which keep a file whose name is gone.
     handles: usize,
 }
@@ -91,7 +95,7 @@ impl SimDisk {
         }
         state.crashes += 1;
         state.faults = Faults::default();
-        state.note(|| format!("crash {seed}"));
+        state.note(|_| format!("crash {seed}"));
     }
 
     /// The `n`-th write from now (0 = the next), and each one after it, fails half done.
@@ -195,7 +199,7 @@ impl SimDisk {
             .expect("a thread panicked while it used the disk")
     }
 
-    fn handle(&self, state: &mut State, path: &Path, file: u64) -> Arc<dyn DiskFile> {
+    fn handle(&self, state: &mut State, file: u64) -> Arc<dyn DiskFile> {
         state
             .files
             .get_mut(&file)
@@ -203,7 +207,6 @@ impl SimDisk {
             .handles += 1;
         Arc::new(SimFile {
             disk: self.clone(),
-            path: path.to_owned(),
             file,
             crashes: state.crashes,
         })
@@ -228,23 +231,23 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
-        state.begin_operation(|| format!("create {}", short(path)))?;
+        state.begin_operation(|_| format!("create {}", short(path)))?;
         let file = state.next_file;
         state.next_file += 1;
         state.files.insert(file, Content::default());
         state.point(path, Some(file));
-        Ok(self.handle(&mut state, path, file))
+        Ok(self.handle(&mut state, file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
         let file = state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.handle(&mut state, path, file))
+        Ok(self.handle(&mut state, file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        state.begin_operation(|| format!("rename {} to {}", short(from), short(to)))?;
+        state.begin_operation(|_| format!("rename {} to {}", short(from), short(to)))?;
         let file = state.file_at(from).ok_or(io::ErrorKind::NotFound)?;
         state.point(to, Some(file));
         state.point(from, None);
@@ -253,7 +256,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        state.begin_operation(|| format!("remove {}", short(path)))?;
+        state.begin_operation(|_| format!("remove {}", short(path)))?;
         state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
         state.point(path, None);
         Ok(())
@@ -261,7 +264,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock();
-        state.begin_operation(|| "sync directory".to_string())?;
+        state.begin_operation(|_| "sync directory".to_string())?;
         count_down(&mut state.faults.syncs)?;
         for (_, name) in state
             .names
@@ -310,17 +313,29 @@ impl State {
     }
 
     /// Notes a modifying operation and fails it if it is time.
-    fn begin_operation(&mut self, describe: impl FnOnce() -> String) -> io::Result<()> {
+    fn begin_operation(&mut self, describe: impl FnOnce(&State) -> String) -> io::Result<()> {
         self.operations += 1;
         count_down(&mut self.faults.all)?;
         self.note(describe);
         Ok(())
     }
 
-    fn note(&mut self, describe: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(describe());
+    fn note(&mut self, describe: impl FnOnce(&State) -> String) {
+        if self.trace.is_none() {
+            return;
         }
+        let line = describe(self);
+        self.trace.get_or_insert_default().push(line);
+    }
+
+    /// What a file is called now.
+    fn name_of(&self, file: u64) -> String {
+        let path = self
+            .names
+            .iter()
+            .find(|(_, name)| name.file == Some(file))
+            .map(|(path, _)| path);
+        path.map_or_else(|| "a file without a name".to_string(), |path| short(path))
     }
 
     fn check_space(&self, file: u64, len: u64) -> io::Result<()> {
@@ -365,6 +380,9 @@ impl Content {
     fn remember(&mut self, start: usize, end: usize) {
         for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
             let old = self.sector(sector);
+            if let Some(before) = self.given_up.remove(&sector) {
+                self.sectors_before.insert(sector, before);
+            }
             self.sectors_before.entry(sector).or_default().push(old);
         }
     }
@@ -380,7 +398,12 @@ impl Content {
         self.lens_before.clear();
     }
 
+    fn fail_sync(&mut self) {
+        self.given_up.append(&mut self.sectors_before);
+    }
+
     fn crash(&mut self, chance: &mut Chance) {
+        self.sectors_before.append(&mut self.given_up);
         let luck = chance.below(4);
         for (sector, before) in std::mem::take(&mut self.sectors_before) {
             let now = self.sector(sector);
@@ -408,7 +431,6 @@ impl Content {
 
 struct SimFile {
     disk: SimDisk,
-    path: PathBuf,
     file: u64,
     crashes: u64,
 }
@@ -461,8 +483,8 @@ impl DiskFile for SimFile {
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.with(|state| {
-            state.begin_operation(|| {
-                format!("write {} {offset}+{}", short(&self.path), buf.len())
+            state.begin_operation(|state| {
+                format!("write {} {offset}+{}", state.name_of(self.file), buf.len())
             })?;
             let allowed = count_down(&mut state.faults.writes).and_then(|()| {
                 state.check_space(
@@ -486,7 +508,8 @@ impl DiskFile for SimFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.with(|state| {
-            state.begin_operation(|| format!("allocate {} {len}", short(&self.path)))?;
+            state
+                .begin_operation(|state| format!("allocate {} {len}", state.name_of(self.file)))?;
             state.check_space(self.file, len)?;
             let content = state
                 .files
@@ -501,7 +524,9 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|state| {
-            state.begin_operation(|| format!("set length {} {len}", short(&self.path)))?;
+            state.begin_operation(|state| {
+                format!("set length {} {len}", state.name_of(self.file))
+            })?;
             state.check_space(self.file, len)?;
             state
                 .files
@@ -514,14 +539,17 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(|state| {
-            state.begin_operation(|| format!("sync {}", short(&self.path)))?;
-            count_down(&mut state.faults.syncs)?;
-            state
+            state.begin_operation(|state| format!("sync {}", state.name_of(self.file)))?;
+            let outcome = count_down(&mut state.faults.syncs);
+            let content = state
                 .files
                 .get_mut(&self.file)
-                .expect("an open file stays until the next crash")
-                .sync();
-            Ok(())
+                .expect("an open file stays until the next crash");
+            match outcome {
+                Ok(()) => content.sync(),
+                Err(_) => content.fail_sync(),
+            }
+            outcome
         })
     }
 }

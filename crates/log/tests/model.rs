@@ -30,6 +30,7 @@ enum Event {
     Flush,
     Killed {
         during_flush_after: Option<u64>,
+        by_sync: bool,
     },
     Crash {
         seed: u64,
@@ -42,7 +43,10 @@ fn event() -> impl Strategy<Value = Event> {
     // Often the same sizes again, so that new records fit exactly over old ones.
     let size = prop_oneof![
         6 => prop::sample::select(vec![0usize, 20, 468, 980]),
-4 => 0..40usize, 3 => 40..300usize, 1 => 300..1500usize];
+        4 => 0..40usize,
+        3 => 40..300usize,
+        1 => 300..1500usize,
+    ];
     prop_oneof![
         10 => (prop::collection::vec(size, 1..6), any::<bool>()).prop_map(|(sizes, new_term)| Event::Append { sizes, new_term }),
         3 => (0..256u64).prop_map(|share| Event::Truncate { share }),
@@ -51,7 +55,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..256u64).prop_map(|share| Event::Purge { share }),
         2 => (0..256u64).prop_map(|share| Event::Release { share }),
         8 => Just(Event::Flush),
-        2 => prop::option::of(0..14u64).prop_map(|during_flush_after| Event::Killed { during_flush_after }),
+        2 => (prop::option::of(0..14u64), any::<bool>())
+            .prop_map(|(during_flush_after, by_sync)| Event::Killed { during_flush_after, by_sync }),
         3 => (any::<u64>(), prop::option::of(0..14u64), prop::option::weighted(0.3, 0..8u64)).prop_map(
             |(seed, during_flush_after, again_after)| Event::Crash { seed, during_flush_after, again_after }
         ),
@@ -93,8 +98,17 @@ fn happen(pair: &mut Pair, event: &Event, counter: u64) {
             }
         }
         Event::Flush => pair.flush().expect("the disk works"),
-        Event::Killed { during_flush_after } => {
-            fail_flush(pair, *during_flush_after);
+        Event::Killed {
+            during_flush_after,
+            by_sync,
+        } => {
+            match (during_flush_after, by_sync) {
+                (Some(_), true) => {
+                    pair.disk.fail_syncs_after(0);
+                    let _ = pair.flush();
+                }
+                _ => fail_flush(pair, *during_flush_after),
+            }
             pair.disk.heal();
             pair.reopen();
         }

@@ -1,0 +1,110 @@
+//! What the client port answers over plain HTTP: `/health`, `/version` and `/metrics`, with etcd's paths and bodies.
+
+use crate::{
+    metrics,
+    services::{
+        errors::read_failed,
+        replica::Replica,
+        version::{ETCD_CLUSTER_VERSION, ETCD_SERVER_VERSION},
+    },
+};
+use tonic::{
+    body::Body,
+    codegen::http::{HeaderValue, Method, Response, StatusCode, Uri, header},
+};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The Prometheus text format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Answers one request that is not gRPC.
+pub(crate) async fn answer(replica: &Replica, method: &Method, uri: &Uri) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
+        let mut response = reply(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET is served here\n".into(),
+        );
+        response
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return response;
+    }
+    match uri.path() {
+        "/health" => health(replica, is_serializable(uri.query())).await,
+        "/version" => reply(StatusCode::OK, JSON, version()),
+        "/metrics" => reply(StatusCode::OK, METRICS, metrics::render(replica)),
+        path => reply(StatusCode::NOT_FOUND, TEXT, not_found(path)),
+    }
+}
+
+/// Healthy means: there is a leader and a linearizable read passes; with `serializable`, only that this node answers.
+async fn health(replica: &Replica, serializable: bool) -> Response<Body> {
+    if serializable {
+        return healthy();
+    }
+    if !replica.has_leader() {
+        return unhealthy("RAFT NO LEADER");
+    }
+    match replica.node.read_barrier().await {
+        Ok(()) => healthy(),
+        Err(error) => unhealthy(&format!("RANGE ERROR:{}", read_failed(error))),
+    }
+}
+
+fn healthy() -> Response<Body> {
+    reply(
+        StatusCode::OK,
+        JSON,
+        r#"{"health":"true","reason":""}"#.into(),
+    )
+}
+
+/// `reason` is one of our own constants: nothing in it needs escaping.
+fn unhealthy(reason: &str) -> Response<Body> {
+    reply(
+        StatusCode::SERVICE_UNAVAILABLE,
+        JSON,
+        format!(r#"{{"health":"false","reason":"{reason}"}}"#),
+    )
+}
+
+fn version() -> String {
+    format!(r#"{{"etcdserver":"{ETCD_SERVER_VERSION}","etcdcluster":"{ETCD_CLUSTER_VERSION}"}}"#)
+}
+
+fn not_found(path: &str) -> String {
+    match path.starts_with("/v3") {
+        true => "the JSON gateway is not supported yet: use gRPC on this port\n".into(),
+        false => "not found: this port serves gRPC, /health, /version and /metrics\n".into(),
+    }
+}
+
+fn is_serializable(query: Option<&str>) -> bool {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .any(|pair| pair == "serializable=true")
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serializable_is_read_from_the_query() {
+        assert!(is_serializable(Some("serializable=true")));
+        assert!(is_serializable(Some("exclude=NOSPACE&serializable=true")));
+        assert!(!is_serializable(Some("serializable=false")) && !is_serializable(None));
+    }
+}

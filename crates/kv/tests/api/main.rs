@@ -1,0 +1,8 @@
+//! The etcd v3 API over TCP: one voter in this process, driven by the generated clients and by plain HTTP.
+
+mod http;
+mod kv;
+mod limits;
+mod others;
+mod server;
+mod watch;

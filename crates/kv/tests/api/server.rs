@@ -1,0 +1,143 @@
+//! One voter with its services in this process, and what the tests say to it.
+
+use eaves::{Config, Group, Node, StartAs};
+use eaves_kv::{
+    ServiceOptions,
+    proto::etcdserverpb::{
+        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, kv_client::KvClient,
+        request_op::Request as Op,
+    },
+    serve,
+    store::Store,
+};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// Small segments, since every test has a log of its own.
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// Dropping it stops nothing in order: the test's runtime, which runs it, ends first.
+pub struct Server {
+    pub address: SocketAddr,
+    channel: Channel,
+    node: Node,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+    /// Holds the data until the node is gone.
+    _directory: TempDir,
+}
+
+impl Server {
+    /// Starts a voter on its own and waits until it leads.
+    pub async fn start() -> Server {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(directory.path()).unwrap());
+        let node = Node::start(config(&directory), store.clone())
+            .await
+            .unwrap();
+        let leads = |status: &eaves::Status| status.leader.is_some();
+        node.status().wait_for(leads).await.unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let options = ServiceOptions {
+            progress_interval: Duration::from_millis(100),
+            ..Default::default()
+        };
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let serving = tokio::spawn(serve(listener, node.clone(), store, options, shutdown));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Server {
+            address,
+            channel,
+            node,
+            stop,
+            serving,
+            _directory: directory,
+        }
+    }
+
+    /// Ends the services, waits for them, and stops the node.
+    pub async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.serving.await.unwrap();
+        self.node.shutdown().await;
+    }
+
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel())
+    }
+
+    /// The store's revision.
+    pub async fn revision(&self) -> i64 {
+        let response = self.kv().range(range("nothing", "")).await.unwrap();
+        response.into_inner().header.unwrap().revision
+    }
+}
+
+/// A group of one, which nobody else can reach.
+fn config(directory: &TempDir) -> Config {
+    let group = Group::new("test", &[("alone".into(), "127.0.0.1:1".into())]);
+    let mut config = Config::new(
+        "alone",
+        directory.path(),
+        "127.0.0.1:0",
+        StartAs::Voter { group },
+    );
+    config.client_urls = vec!["http://127.0.0.1:1".into()];
+    config.log.segment_bytes = SEGMENT_BYTES;
+    config
+}
+
+pub fn assert_status(status: &Status, code: Code, message: &str) {
+    assert_eq!((status.code(), status.message()), (code, message));
+}
+
+pub fn put(key: &str, value: &str) -> PutRequest {
+    PutRequest {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+pub fn range(key: &str, range_end: &str) -> RangeRequest {
+    RangeRequest {
+        key: key.to_owned().into(),
+        range_end: range_end.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+pub fn delete(key: &str, range_end: &str) -> DeleteRangeRequest {
+    DeleteRangeRequest {
+        key: key.to_owned().into(),
+        range_end: range_end.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+pub fn put_op(key: &str, value: &str) -> RequestOp {
+    RequestOp {
+        request: Some(Op::RequestPut(put(key, value))),
+    }
+}
+
+pub fn range_op(key: &str) -> RequestOp {
+    RequestOp {
+        request: Some(Op::RequestRange(range(key, ""))),
+    }
+}

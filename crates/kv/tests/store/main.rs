@@ -1,6 +1,8 @@
-//! The store from outside: random commands against a naive model.
+//! The store from outside: semantics rule by rule, random commands against a naive model, watches, snapshots, damage.
 
-#[allow(dead_code)]
+mod damage;
 mod harness;
 mod model;
 mod random;
+mod semantics;
+mod snapshots;

@@ -1,0 +1,106 @@
+//! Damaged, foreign and busy state files: a clear error that names the file, never a wrong answer, never a panic.
+
+use crate::harness::*;
+use eaves_kv::store::{StateFileError, Store};
+use std::path::{Path, PathBuf};
+
+fn state_file(directory: &Path) -> PathBuf {
+    directory.join("state.redb")
+}
+
+/// The bytes of a closed state file with some content.
+fn sample_file() -> Vec<u8> {
+    let mut node = Node::new();
+    for i in 0..40 {
+        node.puts(&[(&format!("key{i}"), &"some value ".repeat(20))]);
+    }
+    node.delete(delete("key1", "key2")).unwrap();
+    node.compact(12).unwrap();
+    node.persist();
+    node.persist();
+    let Node { dir, store, .. } = node;
+    drop(store);
+    std::fs::read(state_file(dir.path())).unwrap()
+}
+
+fn open(bytes: &[u8]) -> (tempfile::TempDir, Result<Store, StateFileError>) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(state_file(dir.path()), bytes).unwrap();
+    let store = Store::open(dir.path());
+    (dir, store)
+}
+
+#[test]
+fn two_stores_on_one_directory_are_refused() {
+    let node = Node::new();
+    let error = Store::open(node.dir.path()).err().expect("it is in use");
+    assert!(matches!(error, StateFileError::InUse(_)));
+    assert!(error.to_string().contains("state.redb"), "{error}");
+}
+
+#[test]
+fn a_file_of_something_else_is_refused() {
+    for bytes in [&b"not a database at all"[..], &[0xff; 10_000]] {
+        let error = open(bytes).1.err().expect("it is no state file");
+        assert!(error.to_string().contains("state.redb"), "{error}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_refused_or_does_not_matter() {
+    let sound = sample_file();
+    let (_dir, store) = open(&sound);
+    let expected = store.unwrap().range(&all()).unwrap();
+    assert_eq!(expected.count, 29);
+    let mut refused = 0;
+    let stride = 509;
+    for at in (0..sound.len()).step_by(stride) {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1 << (at / stride % 8);
+        match open(&damaged).1 {
+            Ok(store) => assert_eq!(store.range(&all()).unwrap(), expected),
+            Err(error) => {
+                assert!(error.to_string().contains("state.redb"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "some byte must matter");
+}
+
+#[test]
+fn a_flipped_bit_in_a_value_is_refused() {
+    let mut damaged = sample_file();
+    let value = b"some value some value";
+    let at = damaged
+        .windows(value.len())
+        .position(|window| window == value)
+        .expect("the value is in the file");
+    // Every copy of it that is in the file, as only one of them is live.
+    for i in at..damaged.len() - value.len() {
+        if &damaged[i..i + value.len()] == value {
+            damaged[i] ^= 1;
+        }
+    }
+    let error = open(&damaged).1.err().expect("the damage is seen");
+    assert!(matches!(error, StateFileError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("move the file away"), "{error}");
+}
+
+#[test]
+fn a_file_cut_short_is_refused() {
+    let sound = sample_file();
+    for len in [
+        1,
+        100,
+        4096,
+        sound.len() / 2,
+        sound.len() - 4096,
+        sound.len() - 1,
+    ] {
+        match open(&sound[..len]).1 {
+            Ok(store) => assert_eq!(store.range(&all()).unwrap().count, 29),
+            Err(error) => assert!(error.to_string().contains("state.redb"), "{error}"),
+        }
+    }
+}

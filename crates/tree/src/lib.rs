@@ -65,8 +65,8 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `node/` | [`TreeNode`]: inputs and getters; as an upstream; as a listener; as a voter |
-//! | `search.rs`, `order.rs` | whom to ask next, whom to register with |
+//! | `node/` | [`TreeNode`]: inputs and getters; as an upstream; as a listener that follows, or searches; as a voter |
+//! | `search.rs`, `choice.rs`, `order.rs` | whom to ask next, what an answer is worth, whom to register with |
 //! | `downstreams.rs`, `session.rs` | who is fed, and who feeds |
 //! | `message.rs`, `output.rs` | what nodes say to each other, and what the driver is asked to do |
 //! | `config.rs`, `timers.rs`, `rng.rs`, `time.rs`, `freshness.rs`, `path.rs`, `ids.rs` | what they lean on |
@@ -83,6 +83,7 @@
 #![no_std]
 extern crate alloc;
 
+mod choice;
 mod config;
 mod downstreams;
 mod freshness;
@@ -98,6 +99,7 @@ mod session;
 mod time;
 mod timers;
 
+pub use choice::{Choice, Considered, Verdict};
 pub use config::{
     ASKED_AT_ONCE, Config, DOWNSTREAMS_NAMED, GRACE_LEVELS_MAX, LEARNED_MAX, PROTOCOL_VERSION,
     ROUND_QUESTIONS_MAX, UPSTREAMS_MAX,
@@ -112,6 +114,5 @@ pub use message::{
 pub use node::{TreeNode, Voter, VoterState};
 pub use output::{Event, Left, Output, Why};
 pub use path::{PATH_LIMIT, Path, PathError};
-pub use search::{Choice, Considered, Verdict};
 pub use session::Upstream;
 pub use time::Instant;

@@ -1,7 +1,7 @@
 //! The session a listener is fed on, as the listener knows it.
 
 use crate::ids::{LinkId, LogPosition, NodeId, Peer};
-use crate::message::{Accept, Heartbeat};
+use crate::message::{ALTERNATIVES_MAX, Accept, Heartbeat};
 use crate::path::Path;
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -40,9 +40,8 @@ pub(crate) struct Session {
 impl Session {
     /// The session that begins with this acceptance.
     pub(crate) fn new(now: Instant, peer: Peer, link: LinkId, accept: &Accept) -> Session {
-        let mut ancestors = Vec::with_capacity(1 + accept.ancestors.len());
-        ancestors.push(peer.clone());
-        ancestors.extend_from_slice(&accept.ancestors);
+        let mut ancestors = Vec::from([peer.clone()]);
+        ancestors.extend(accept.ancestors.iter().take(ALTERNATIVES_MAX - 1).cloned());
         Session {
             upstream: Upstream {
                 peer,

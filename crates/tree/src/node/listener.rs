@@ -1,30 +1,23 @@
-//! A node as a listener: it looks for an upstream, follows it, and looks again (`S6` to `S8`, `S13`, `S14`, `B3`).
+//! A node as a listener with an upstream: it follows it, loses it, and waits for a detached head (`S6`, `S13`, `S14`, `B1`,
+//! `B3`, `B5`). How it looks for another is in `searching.rs`.
 
 use super::{TreeNode, sanitized};
-use crate::config::{ASKED_AT_ONCE, GRACE_LEVELS_MAX, LEARNED_MAX, UPSTREAMS_MAX};
+use crate::choice::Verdict;
+use crate::config::{GRACE_LEVELS_MAX, LEARNED_MAX, UPSTREAMS_MAX};
 use crate::freshness::Freshness;
 use crate::ids::{Address, LinkId, Peer};
 use crate::message::{
-    ALTERNATIVES_MAX, Accept, Alternative, Answer, Heartbeat, HeartbeatAck, Kick, KickReason,
-    LeaveReason, Message, Refuse, RefuseReason, Role, Saved,
+    ALTERNATIVES_MAX, Accept, Alternative, Heartbeat, HeartbeatAck, Kick, KickReason, LeaveReason,
+    Message, RefuseReason, Role,
 };
-use crate::order::Rank;
 use crate::output::{Event, Output, Why};
 use crate::path::Path;
-use crate::search::{Known, Search, Step, Verdict, judge};
+use crate::search::Search;
 use crate::session::Session;
 use crate::time::Instant;
 use crate::timers::Timer;
 use alloc::vec::Vec;
 use core::time::Duration;
-
-/// The timers of a search.
-const SEARCH_TIMERS: [Timer; 4] = [
-    Timer::Probe,
-    Timer::Settle,
-    Timer::Registration,
-    Timer::Retry,
-];
 
 impl TreeNode {
     // Inputs.
@@ -80,36 +73,6 @@ impl TreeNode {
         self.check();
     }
 
-    /// A question was answered, in time or late. A late answer may be used, but asks nothing further (`B19`).
-    pub fn handle_answer(&mut self, now: Instant, from: &Address, answer: Answer) {
-        let tie = self.rng.next();
-        let current = self
-            .session
-            .as_ref()
-            .map(|session| session.upstream.peer.id);
-        let Some(search) = self.search.as_mut() else {
-            return;
-        };
-        let verdict = judge(self.config.id, current, &answer);
-        let rank = Rank::of(&answer, self.config.zone.as_ref(), tie);
-        if let Some(rtt) = search.answered(now, from, &answer, verdict, rank) {
-            // S8: the settling time.
-            self.timers
-                .set(Timer::Settle, now + self.config.settle + 2 * rtt);
-        }
-        self.go_on(now);
-        self.check();
-    }
-
-    /// A question could not be asked, or its connection failed.
-    pub fn handle_ask_failed(&mut self, now: Instant, to: &Address) {
-        if let Some(search) = self.search.as_mut() {
-            search.ask_failed(to);
-            self.go_on(now);
-        }
-        self.check();
-    }
-
     pub(super) fn handle_upstream_message(&mut self, now: Instant, link: LinkId, message: Message) {
         if self.registering_on(link) {
             match message {
@@ -136,206 +99,6 @@ impl TreeNode {
         } else if self.following_on(link) {
             self.lost(now, Why::Closed, &[]);
         }
-    }
-
-    // The search.
-
-    /// Begins to search with what an earlier run left (`S6`). One that knows a single server waits a while, so that a crowd
-    /// that restarts together does not fall on it together (`B19`).
-    pub(super) fn restart(&mut self, now: Instant) {
-        let Saved { upstreams, learned } = &self.saved;
-        let known = learned
-            .iter()
-            .filter(|peer| !upstreams.contains(&peer.address))
-            .count()
-            + upstreams.len();
-        match known {
-            0 => {}
-            1 => {
-                self.search = Some(Search::new(now, self.peer(), Why::Start));
-                let spread = self.rng.up_to(self.config.restart_spread);
-                self.timers.set(Timer::Retry, now + spread);
-            }
-            _ => self.begin_search(now, Why::Start),
-        }
-    }
-
-    /// Begins to search, now.
-    pub(super) fn begin_search(&mut self, now: Instant, why: Why) {
-        self.search = Some(Search::new(now, self.peer(), why));
-        self.begin_round(now);
-    }
-
-    /// Begins a round of questions.
-    pub(super) fn begin_round(&mut self, now: Instant) {
-        self.fill_round(now, &[], None);
-        self.go_on(now);
-    }
-
-    /// Collects the servers of a new round.
-    fn fill_round(&mut self, now: Instant, named: &[Alternative], except: Option<&Peer>) {
-        // A long list is asked in random order, or all who share it ask its first four.
-        let mut upstreams = self.saved.upstreams.clone();
-        if upstreams.len() > ASKED_AT_ONCE {
-            self.rng.shuffle(&mut upstreams);
-        }
-        let search = self.search.as_mut().expect("a round belongs to a search");
-        search.begin_round(
-            now,
-            Known {
-                named,
-                upstreams: &upstreams,
-                learned: &self.saved.learned,
-                except,
-            },
-        );
-        self.timers.stop(Timer::Retry);
-        self.timers.stop(Timer::Settle);
-    }
-
-    /// Does whatever the search asks for until it has to wait.
-    fn go_on(&mut self, now: Instant) {
-        while let Some(search) = self.search.as_mut() {
-            match search.next_step() {
-                Step::Ask(to) => self.ask(now, to),
-                Step::Register(to) => self.connect(now, to),
-                Step::Rest => self.rest(now),
-                Step::Wait => break,
-            }
-        }
-        self.set_probe_timer();
-    }
-
-    fn ask(&mut self, now: Instant, to: Address) {
-        let patience = self.patience();
-        let search = self
-            .search
-            .as_mut()
-            .expect("a question belongs to a search");
-        search.asked(now, to.clone(), now + patience);
-        self.output(Output::Ask { to });
-    }
-
-    fn connect(&mut self, now: Instant, to: Address) {
-        let patience = self.patience();
-        self.last_link += 1;
-        let link = LinkId::Up(self.last_link);
-        let search = self
-            .search
-            .as_mut()
-            .expect("a registration belongs to a search");
-        search.register(link, to.clone());
-        self.timers.set(Timer::Registration, now + patience);
-        self.timers.stop(Timer::Retry);
-        self.timers.stop(Timer::Settle);
-        self.output(Output::Connect { to, link });
-    }
-
-    /// How long to wait for an answer (`B19`).
-    fn patience(&self) -> Duration {
-        match &self.search {
-            Some(search) if search.is_lone() => self.config.probe_timeout_lone,
-            _ => self.config.probe_timeout,
-        }
-    }
-
-    /// Rests before the next round: full jitter, its bound doubling with every round in a row that found no place (`B2`).
-    fn rest(&mut self, now: Instant) {
-        let doublings = self.failed_rounds.min(16);
-        let bound = (self.config.backoff_min * (1 << doublings)).min(self.config.backoff_max);
-        let retry_in = self.rng.up_to(bound);
-        self.failed_rounds = self.failed_rounds.saturating_add(1);
-        self.timers.stop(Timer::Settle);
-        self.timers.set(Timer::Retry, now + retry_in);
-        let leader_alone = self.search.as_ref().is_some_and(Search::is_leader_alone);
-        self.event(Event::NoPlace {
-            rounds: self.failed_rounds,
-            retry_in,
-            leader_alone,
-        });
-    }
-
-    fn set_probe_timer(&mut self) {
-        match self.search.as_ref().and_then(Search::next_late) {
-            Some(at) => self.timers.set(Timer::Probe, at),
-            None => self.timers.stop(Timer::Probe),
-        }
-    }
-
-    pub(super) fn give_up_late_questions(&mut self, now: Instant) {
-        if let Some(search) = self.search.as_mut() {
-            search.give_up_late(now);
-            self.go_on(now);
-        }
-    }
-
-    pub(super) fn settle(&mut self, now: Instant) {
-        if let Some(search) = self.search.as_mut() {
-            search.settle();
-            self.go_on(now);
-        }
-    }
-
-    pub(super) fn give_up_registration(&mut self, now: Instant) {
-        self.registration_failed(now, Verdict::Late, &[]);
-    }
-
-    fn handle_refuse(&mut self, now: Instant, link: LinkId, refuse: Refuse) {
-        let search = self
-            .search
-            .as_ref()
-            .expect("a refusal answers a registration");
-        let by = search
-            .registering()
-            .expect("a refusal answers a registration")
-            .address
-            .clone();
-        assert!(
-            self.registering_on(link),
-            "a refusal came on another connection than the registration"
-        );
-        self.event(Event::Refused {
-            by,
-            reason: refuse.reason,
-        });
-        self.registration_failed(now, Verdict::Refused(refuse.reason), &refuse.alternatives);
-    }
-
-    /// The registration on its way came to nothing: on to the next choice, at once (`S9`).
-    fn registration_failed(
-        &mut self,
-        now: Instant,
-        verdict: Verdict,
-        alternatives: &[Alternative],
-    ) {
-        let Some(search) = self.search.as_mut() else {
-            return;
-        };
-        let Some(link) = search.registering().map(|registering| registering.link) else {
-            return;
-        };
-        search.registration_failed(verdict, alternatives);
-        self.timers.stop(Timer::Registration);
-        self.output(Output::Close { link });
-        self.go_on(now);
-    }
-
-    /// Ends the search without a result.
-    pub(super) fn stop_searching(&mut self) {
-        let search = self.search.take();
-        if let Some(registering) = search.as_ref().and_then(Search::registering) {
-            self.output(Output::Close {
-                link: registering.link,
-            });
-        }
-        for timer in SEARCH_TIMERS {
-            self.timers.stop(timer);
-        }
-    }
-
-    fn registering_on(&self, link: LinkId) -> bool {
-        let registering = self.search.as_ref().and_then(Search::registering);
-        registering.is_some_and(|registering| registering.link == link)
     }
 
     // The session.

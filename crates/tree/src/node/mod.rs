@@ -1,12 +1,14 @@
 //! The state machine of one node: what comes in, what goes out, what can be seen. What it does as an upstream is in
-//! `upstream.rs`, as a listener in `listener.rs`, as a voter in `voter.rs`.
+//! `upstream.rs`, as a listener in `listener.rs` and, while it looks for an upstream, `searching.rs`, as a voter in `voter.rs`.
 
 mod listener;
+mod searching;
 mod upstream;
 mod voter;
 
 pub use voter::{Voter, VoterState};
 
+use crate::choice::Choice;
 use crate::config::Config;
 use crate::downstreams::{Downstream, Downstreams};
 use crate::freshness::Freshness;
@@ -15,7 +17,7 @@ use crate::message::{Heartbeat, Message, Register, Role, Saved};
 use crate::output::{Event, Output};
 use crate::path::Path;
 use crate::rng::Rng;
-use crate::search::{Choice, Search};
+use crate::search::Search;
 use crate::session::{Session, Upstream};
 use crate::time::Instant;
 use crate::timers::{Timer, Timers};

@@ -23,6 +23,8 @@ const COPY_BYTES: usize = 256 << 10;
 
 /// What openraft carries from where a snapshot is made or received to where it is sent or installed.
 pub(crate) enum SnapshotData {
+    /// Of a state to which nothing was ever applied; never sent.
+    Nothing,
     /// This node's own, to be read.
     Source(Box<dyn SnapshotSource>),
     /// A received one, complete in a place beside the live state.
@@ -130,6 +132,9 @@ impl RaftStateMachine<Types> for Machine {
         let meta = meta.clone();
         tokio::task::spawn_blocking(move || {
             let (sink, at) = match data {
+                SnapshotData::Nothing => {
+                    return Err(io::Error::other("refuse to install a snapshot of nothing"));
+                }
                 SnapshotData::Staged(sink, at) => (sink, at),
                 SnapshotData::Source(source) => copy(source, &machine.applier)?,
             };
@@ -165,8 +170,11 @@ impl RaftSnapshotBuilder<Types> for Machine {
     /// Cheap: the state is on disk anyway, a snapshot is a read transaction. It is what allows Raft to purge its log.
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types, SnapshotData>> {
         self.keeper.persist_applied().await?;
-        let built = self.get_current_snapshot().await?;
-        built.ok_or_else(|| io::Error::other("build a snapshot: nothing was applied yet"))
+        let nothing = SnapshotOf::<Types, SnapshotData> {
+            meta: meta(&Applied::default()),
+            snapshot: SnapshotData::Nothing,
+        };
+        Ok(self.get_current_snapshot().await?.unwrap_or(nothing))
     }
 }
 

@@ -3,6 +3,8 @@
 //! The rest of the node sees [`Consensus`]: propose, ask for a read index, hand in what peers sent, watch what this voter is. The
 //! settings are the ones that openraft leaves to its users and that matter for correctness; each says why.
 
+#[cfg(test)]
+mod conformance;
 mod convert;
 mod log_store;
 mod machine;

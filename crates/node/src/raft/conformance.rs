@@ -1,0 +1,222 @@
+//! openraft's own suite for stores, run on ours: the log and the state machine exactly as a voter uses them.
+
+use super::log_store::LogStore;
+use super::machine::{Fence, Machine};
+use super::types::{Entry, RaftLogId, RaftVote, Types, to_raft_log_id};
+use crate::applier::Applier;
+use crate::flusher::{Flusher, Flushing};
+use crate::keeper::Keeper;
+use crate::state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
+use bytes::Bytes;
+use eaves_log::{Base, Chain, Log, LogId, Options, RealDisk};
+use openraft::StorageError;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::testing::log::{StoreBuilder, Suite};
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// A state machine that holds nothing but its position, applied and durable.
+#[derive(Clone, Default)]
+struct Positions(Arc<Mutex<(Option<(u64, Position)>, Option<(u64, Position)>)>>);
+
+impl StateMachine for Positions {
+    fn position(&self) -> Option<Position> {
+        self.0
+            .lock()
+            .unwrap()
+            .1
+            .clone()
+            .map(|(_, position)| position)
+    }
+
+    fn apply(
+        &self,
+        commands: &[Command],
+        index: u64,
+        position: Position,
+    ) -> io::Result<Vec<Bytes>> {
+        self.0.lock().unwrap().0 = Some((index, position));
+        Ok(vec![Bytes::new(); commands.len()])
+    }
+
+    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
+        let mut state = self.0.lock().unwrap();
+        if state
+            .0
+            .as_ref()
+            .is_some_and(|(index, _)| *index <= durable_index)
+        {
+            state.1 = state.0.clone();
+        }
+        Ok(state.1.as_ref().map(|(index, _)| *index))
+    }
+
+    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
+        Ok(Box::new(Copied(
+            self.clone(),
+            self.position().unwrap_or_default(),
+        )))
+    }
+
+    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        Ok(Box::new(Copied(self.clone(), Position::default())))
+    }
+}
+
+struct Copied(Positions, Position);
+
+impl SnapshotSource for Copied {
+    fn position(&self) -> Position {
+        self.1.clone()
+    }
+
+    fn next_chunk(&mut self, _max_bytes: usize) -> io::Result<Option<Bytes>> {
+        Ok(None)
+    }
+}
+
+impl SnapshotSink for Copied {
+    fn write_chunk(&mut self, _chunk: Bytes) -> io::Result<()> {
+        Err(io::Error::other("there is nothing in it"))
+    }
+
+    fn finish(self: Box<Self>, position: Position) -> io::Result<()> {
+        let index = crate::position::Applied::from_position(&position)
+            .map_err(io::Error::other)?
+            .index();
+        let state = index.map(|index| (index, position));
+        *self.0.0.lock().unwrap() = (state.clone(), state);
+        Ok(())
+    }
+}
+
+/// Lets the suite begin an empty log at index 1 or 2, which Raft never does and our log therefore refuses: it puts a base there, and
+/// keeps quiet about it. Everything else is the store's own.
+#[derive(Clone)]
+struct AnyStart {
+    store: LogStore,
+    log: Log,
+    start: Option<LogId>,
+}
+
+impl RaftLogReader<Types> for AnyStart {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        self.store.try_get_log_entries(range).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.store.limited_get_log_entries(start, end).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
+        self.store.read_vote().await
+    }
+}
+
+impl RaftLogStorage<Types> for AnyStart {
+    type LogReader = AnyStart;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let mut state = self.store.get_log_state().await?;
+        let start = self.start.map(to_raft_log_id);
+        state.last_purged_log_id = state
+            .last_purged_log_id
+            .filter(|purged| Some(*purged) != start);
+        Ok(state)
+    }
+
+    async fn get_log_reader(&mut self) -> AnyStart {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
+        self.store.save_vote(vote).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
+        self.store.save_committed(committed).await
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let first = entries[0].frame().id().index;
+        if self.log.last_id().is_none() && first > 0 {
+            self.start = Some(LogId {
+                term: 0,
+                index: first - 1,
+            });
+            self.log
+                .reset(Base {
+                    last: self.start,
+                    chain: Chain::START,
+                })
+                .map_err(io::Error::other)?;
+        }
+        self.store.append(entries, callback).await
+    }
+
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        self.store.truncate_after(last).await
+    }
+
+    async fn purge(&mut self, upto: RaftLogId) -> io::Result<()> {
+        self.store.purge(upto).await
+    }
+}
+
+struct Builder(Flushing);
+
+impl StoreBuilder<Types, AnyStart, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, AnyStart, Machine), StorageError<Types>> {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let (log, _) = Log::open(
+            Arc::new(RealDisk),
+            &dir.path().join("log"),
+            Options::default(),
+        )
+        .expect("open a new log");
+        let flusher = Flusher::start(log, self.0).expect("start flushing");
+        let applier =
+            Applier::open(Arc::new(Positions::default()), dir.path()).expect("open an empty state");
+        let keeper = Keeper::new(flusher.clone(), applier.clone(), u64::MAX);
+        let log = flusher.log().clone();
+        let store = LogStore::new(flusher, applier.clone(), watch::Sender::new(None));
+        let store = AnyStart {
+            store,
+            log,
+            start: None,
+        };
+        Ok((dir, store, Machine::new(applier, keeper, Fence::default())))
+    }
+}
+
+#[test]
+fn the_store_passes_openrafts_suite_with_a_flushing_thread() {
+    run(Flushing::Thread);
+}
+
+#[test]
+fn the_store_passes_openrafts_suite_with_inline_flushing() {
+    run(Flushing::Inline(std::time::Duration::from_micros(100)));
+}
+
+fn run(flushing: Flushing) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("make a runtime");
+    runtime
+        .block_on(Suite::<Types, AnyStart, Machine, Builder, TempDir>::test_all(Builder(flushing)))
+        .expect("pass the suite");
+}

@@ -21,6 +21,9 @@ pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
 /// Bytes a listener takes in before it flushes at once.
 const UNFLUSHED_MAX_BYTES: u64 = 4 << 20;
 
+/// Tells Raft that its log up to an index is no longer needed.
+pub(crate) type Purge = Box<dyn Fn(u64) + Send>;
+
 /// Persists and releases. One per node, kept across changes of role.
 pub(crate) struct Keeper {
     flusher: Arc<Flusher>,
@@ -29,7 +32,7 @@ pub(crate) struct Keeper {
     /// One past the last index in the durable state.
     persisted_end: watch::Sender<u64>,
     /// On a voter: tells Raft that the log up to an index should go.
-    purge: Mutex<Option<Box<dyn Fn(u64) + Send>>>,
+    purge: Mutex<Option<Purge>>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -47,7 +50,7 @@ impl Keeper {
     }
 
     /// On a voter, how to tell Raft that the log up to an index should go; on a listener `None`.
-    pub fn set_purge(&self, purge: Option<Box<dyn Fn(u64) + Send>>) {
+    pub fn set_purge(&self, purge: Option<Purge>) {
         *self.purge.lock().unwrap() = purge;
     }
 

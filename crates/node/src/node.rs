@@ -48,6 +48,7 @@ const OWN_APPLY_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Node {
     core: Arc<Core>,
+    accepting: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
     _lock: Arc<DirLock>,
 }
 
@@ -121,8 +122,12 @@ impl Node {
             StartAs::Listener { upstreams } => start_listener(&core, &upstreams, ends)?,
         }
         spawn_common(&core);
-        tokio::spawn(server::run(core.clone(), listener));
-        Ok(Node { core, _lock: lock })
+        let accepting = tokio::spawn(server::run(core.clone(), listener));
+        Ok(Node {
+            core,
+            accepting: Arc::new(Mutex::new(Some(accepting))),
+            _lock: lock,
+        })
     }
 
     /// Proposes a command from any node; returns the state machine's answer once it is committed, and applied here too, so that a
@@ -210,6 +215,11 @@ impl Node {
     /// Stops everything, making durable what is in memory.
     pub async fn shutdown(&self) {
         self.core.stopping.send_replace(true);
+        let accepting = self.accepting.lock().unwrap().take();
+        if let Some(accepting) = accepting {
+            // Afterwards the peer port is free.
+            let _ = accepting.await;
+        }
         if let Some(consensus) = self.core.consensus() {
             consensus.stop().await;
         }

@@ -34,8 +34,13 @@ const MAX_REQUESTS: usize = 16 << 10;
 /// Accepts peers until the node stops.
 pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut stopping = core.stopping.subscribe();
     loop {
-        let connection = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        let connection = match accepted {
             Ok(connection) => connection,
             Err(error) => {
                 // Out of file descriptors, most likely: others may close some.

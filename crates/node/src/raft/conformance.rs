@@ -21,7 +21,10 @@ use tokio::sync::watch;
 
 /// A state machine that holds nothing but its position, applied and durable.
 #[derive(Clone, Default)]
-struct Positions(Arc<Mutex<(Option<(u64, Position)>, Option<(u64, Position)>)>>);
+struct Positions(Arc<Mutex<(Standing, Standing)>>);
+
+/// An index and the position that stands for it.
+type Standing = Option<(u64, Position)>;
 
 impl StateMachine for Positions {
     fn position(&self) -> Option<Position> {

@@ -442,3 +442,108 @@ impl Search {
         &mut considered[index]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choice::judge;
+    use crate::ids::LogPosition;
+    use crate::message::Role;
+    use crate::path::Path;
+
+    const NOW: Instant = Instant(1_000);
+    const LATER: Instant = Instant(2_000_000);
+
+    fn peer(number: u64) -> Peer {
+        let names = ["a", "b", "c", "d", "e"];
+        Peer {
+            id: NodeId(number),
+            address: Address::from(names[number as usize]),
+        }
+    }
+
+    /// A search of node 0 whose list is `listed`, after it has asked them.
+    fn asking(listed: &[u64]) -> Search {
+        let upstreams: Vec<Address> = listed.iter().map(|&number| peer(number).address).collect();
+        let mut search = Search::new(NOW, peer(0), Why::Closed);
+        search.begin_round(
+            NOW,
+            Known {
+                named: &[],
+                upstreams: &upstreams,
+                learned: &[],
+                except: None,
+            },
+        );
+        while let Step::Ask(to) = search.next_step() {
+            search.asked(NOW, to, LATER);
+        }
+        search
+    }
+
+    /// The root `number` answers, with a free slot if `free`, and names others.
+    fn answers(search: &mut Search, number: u64, free: bool, named: &[u64]) -> Option<Duration> {
+        let voter = |&number: &u64| Alternative {
+            peer: peer(number),
+            place: Place::Voter,
+        };
+        let answer = Answer {
+            role: Role::Follower,
+            attached: true,
+            stale: false,
+            path: Path::of(NodeId(number)),
+            zone: None,
+            capacity: u32::from(free),
+            registered: 0,
+            committed: LogPosition::default(),
+            alternatives: named.iter().map(voter).collect(),
+        };
+        let verdict = judge(NodeId(0), None, &answer);
+        let rank = Rank::of(&answer, None, number);
+        search.answered(LATER, &peer(number).address, &answer, verdict, rank)
+    }
+
+    #[test]
+    fn late_asks_nothing() {
+        let mut search = asking(&[1]);
+        answers(&mut search, 1, false, &[2]);
+        assert_eq!(search.next_step(), Step::Ask(peer(2).address));
+
+        let mut search = asking(&[1]);
+        search.give_up_late(LATER);
+        answers(&mut search, 1, false, &[2]);
+        assert_eq!(search.next_step(), Step::Rest);
+    }
+
+    #[test]
+    fn once_a_round() {
+        let mut search = asking(&[1, 2]);
+        answers(&mut search, 1, false, &[0, 1, 2, 3]);
+        assert_eq!(search.next_step(), Step::Ask(peer(3).address));
+        search.asked(LATER, peer(3).address, LATER);
+        answers(&mut search, 2, false, &[3]);
+        assert_eq!(search.next_step(), Step::Wait);
+    }
+
+    #[test]
+    fn a_refused_listener_takes_the_next_offer_at_once_and_settles_anew_without_one() {
+        let mut search = asking(&[1, 2, 3, 4]);
+        assert!(answers(&mut search, 1, true, &[]).is_some());
+        assert!(
+            answers(&mut search, 2, true, &[]).is_none(),
+            "the settling time begins only once"
+        );
+        assert_eq!(search.next_step(), Step::Wait);
+        search.settle();
+        for number in [1, 2] {
+            assert_eq!(search.next_step(), Step::Register(peer(number).address));
+            search.register(LinkId::Up(number), peer(number).address);
+            search.registration_failed(Verdict::Refused(crate::message::RefuseReason::Full), &[]);
+        }
+        assert_eq!(search.next_step(), Step::Wait);
+        assert!(answers(&mut search, 3, true, &[]).is_some());
+        assert_eq!(search.next_step(), Step::Wait);
+        search.ask_failed(&peer(4).address);
+        assert_eq!(search.next_step(), Step::Register(peer(3).address));
+    }
+}

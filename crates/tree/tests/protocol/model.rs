@@ -9,8 +9,29 @@
 use crate::net::{Net, address};
 use eaves_tree::*;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// The same cases in every run, unless PROPTEST_RNG_SEED asks for others; PROPTEST_CASES asks for more.
+fn repeatable(cases: u32) -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    let rng_seed = match asked.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0xea7e5),
+        fixed => fixed,
+    };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() {
+        asked.cases
+    } else {
+        cases
+    };
+    ProptestConfig {
+        cases,
+        rng_seed,
+        failure_persistence: None,
+        ..asked
+    }
+}
 
 // The choice (S8).
 
@@ -107,7 +128,7 @@ fn naive_choice(servers: &[Server], my_zone: Option<bool>) -> BTreeSet<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(repeatable(256))]
 
     #[test]
     fn the_choice_is_what_the_rule_says(
@@ -356,7 +377,7 @@ fn check_quiet(net: &Net) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(repeatable(192))]
 
     #[test]
     fn faults_hurt_no_invariant_and_all_attach_when_they_stop(scenario in scenario()) {

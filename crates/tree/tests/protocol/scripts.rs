@@ -41,6 +41,8 @@ enum Command {
     Tree,
     /// Shows what a node knows about itself. Example: state n4
     State(Node),
+    /// Shows how many heartbeats a node has sent since this was last asked. Example: heartbeats n4
+    Heartbeats(Node),
     /// Shows what a listener knows about its upstream. Example: upstream n4
     Upstream(Node),
     /// Shows whom a listener considered when it last chose, and why each was passed over. Example: choice n4
@@ -299,6 +301,7 @@ impl goldenscript::Runner for Runner {
             Command::Run { milliseconds } => self.net.run(Duration::from_millis(*milliseconds)),
             Command::Tree => lines = self.net.tree(),
             Command::State(name) => lines.push(self.state(name.0)),
+            Command::Heartbeats(name) => lines.push(self.net.take_heartbeats(name.0).to_string()),
             Command::Upstream(name) => {
                 let upstream = self
                     .net
@@ -426,6 +429,7 @@ scripts! {
     B05_the_list_goes_before_what_was_learned
     B06_own_zone_at_the_price_of_one_level
     B08_a_voter_without_a_leader_is_stale
+    B08_heartbeats_are_relayed_at_once
     B12_a_listener_whose_log_differs_keeps_trying
     B12_strangers_are_refused
     B16_a_promoted_node_keeps_its_downstreams

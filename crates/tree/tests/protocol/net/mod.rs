@@ -49,6 +49,8 @@ struct Host {
     /// Its entry in the network's timers.
     timer: Option<Instant>,
     last_shown: BTreeMap<usize, (Path, bool)>,
+    /// How many heartbeats it has sent.
+    heartbeats: u64,
 }
 
 /// A feed connection.
@@ -178,6 +180,7 @@ impl Net {
             next_down: 0,
             timer: None,
             last_shown: BTreeMap::new(),
+            heartbeats: 0,
         };
         assert!(self.hosts.insert(id, host).is_none(), "n{id} exists");
         self.start(id);
@@ -358,6 +361,11 @@ impl Net {
 
     pub fn node(&self, id: u64) -> Option<&TreeNode> {
         self.hosts.get(&id)?.node.as_ref()
+    }
+
+    /// How many heartbeats a node has sent since this was last asked.
+    pub fn take_heartbeats(&mut self, id: u64) -> u64 {
+        std::mem::take(&mut self.hosts.get_mut(&id).unwrap().heartbeats)
     }
 
     pub fn ids(&self) -> Vec<u64> {
@@ -743,6 +751,9 @@ impl Net {
         } else {
             self.links[link].from.0
         };
+        if matches!(message, Message::Heartbeat(_)) {
+            self.hosts.get_mut(&id).unwrap().heartbeats += 1;
+        }
         if self.is_news(id, link, &message) {
             self.show(id, to, show::message(&message));
         }

@@ -12,8 +12,9 @@
 
 use crate::cache::Slot;
 use crate::error::Poisoned;
-use crate::log::{Shared, Ticket};
+use crate::log::Ticket;
 use crate::segment::Change;
+use crate::state::Shared;
 use crate::state_file::SmallState;
 use crate::writer::{Op, Writer};
 use std::sync::Arc;

@@ -118,6 +118,7 @@ mod record;
 mod recovery;
 mod segment;
 pub mod sim;
+mod state;
 mod state_file;
 mod writer;
 

@@ -1,19 +1,20 @@
-//! The log as its user sees it: what is in it now, and the queue of what is to become durable.
+//! The log as its user sees it.
 //!
-//! Every change takes effect in memory at once and joins the queue. One short mutex guards both; it is never held while a disk works.
+//! Every change takes effect in memory at once and joins the queue of what is to become durable. One short mutex guards both
+//! (`state`); it is never held while a disk works.
 
-use crate::cache::{Cache, Slot};
+use crate::cache::Slot;
 use crate::disk::Disk;
 use crate::error::DiskError;
-use crate::flush::{Batch, FlushDone, FlushJob, Flushed, InFlight};
+use crate::flush::{Batch, FlushDone, FlushJob, InFlight};
 use crate::recovery::{Recovery, recover};
-use crate::segment::{Cursor, ReadFailure, SegmentMap};
-use crate::state_file::SmallState;
-use crate::writer::{Op, Writer};
+use crate::segment::{Cursor, ReadFailure};
+use crate::state::{Shared, State};
+use crate::writer::Op;
 use crate::{Base, Chain, Frame, LogId, OpenError, Poisoned, ReadError, WriteError};
 use bytes::Bytes;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// Sizes. The defaults suit a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,38 +89,6 @@ pub struct LogStats {
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
-}
-
-/// What all handles of one log share.
-pub(crate) struct Shared {
-    dir: PathBuf,
-    options: Options,
-    state: Mutex<State>,
-}
-
-/// The log as it is now, and what waits to be written.
-struct State {
-    /// What precedes the first entry that can be read.
-    base: Base,
-    last: Option<LogId>,
-    last_chain: Chain,
-    small: SmallState,
-    cache: Cache,
-    /// What is on disk. Read only below the cache's first index: beyond, waiting cuts may have made it stale.
-    segments: SegmentMap,
-    /// The last index that is durable and not cut since.
-    durable: Option<u64>,
-    waiting: Batch,
-    /// An emptied batch, kept for its memory.
-    spare: Batch,
-    /// At home while no flush is in flight.
-    writer: Option<Writer>,
-    in_flight_bytes: u64,
-    queued: Ticket,
-    flushed: Ticket,
-    last_cut: Ticket,
-    poisoned: Option<Poisoned>,
-    stats: LogStats,
 }
 
 impl Log {
@@ -495,142 +464,6 @@ impl Log {
             state.cursor(index)?.0
         };
         Ok(read_older(&cursor, index, 1)?.pop())
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("a thread panicked while it changed the log: its state is unknown")
-    }
-
-    /// Refuses writes from now on. The first reason stays; returns it.
-    pub(crate) fn poison(&self, why: Poisoned) -> Poisoned {
-        self.lock().poisoned.get_or_insert(why).clone()
-    }
-}
-
-impl State {
-    fn check_writable(&self) -> Result<(), Poisoned> {
-        match &self.poisoned {
-            Some(poisoned) => Err(poisoned.clone()),
-            None => Ok(()),
-        }
-    }
-
-    fn check_follows(&self, frames: &[Frame]) -> Result<(), WriteError> {
-        let mut last = self.last;
-        for frame in frames {
-            let got = frame.id();
-            let expected = last.map_or(0, |id| id.index + 1);
-            if got.index != expected {
-                return Err(WriteError::NotContiguous { expected, got });
-            }
-            match last {
-                Some(last) if last.term > got.term => {
-                    return Err(WriteError::TermWentBack { last, got });
-                }
-                _ => last = Some(got),
-            }
-        }
-        Ok(())
-    }
-
-    fn purged(&self) -> Option<LogId> {
-        // What was purged may since have been released; then the base is ahead.
-        self.small
-            .purged
-            .filter(|purged| purged.index >= self.base.next_index())
-            .or(self.base.last)
-    }
-
-    /// Id and chain value of entry `keep`, if known without reading; `None` for `keep` is the beginning of the log.
-    fn base_after(&self, keep: Option<u64>) -> Option<Base> {
-        if keep == self.base.last.map(|id| id.index) {
-            return Some(self.base);
-        }
-        let slot = self.cache.get(keep?)?;
-        Some(Base {
-            last: Some(slot.frame.id()),
-            chain: slot.chain,
-        })
-    }
-
-    /// Where to read an entry older than the cache, and the last index in the same file.
-    fn cursor(&self, index: u64) -> Result<(Cursor, u64), ReadError> {
-        let first = self.base.next_index();
-        if index < first {
-            return Err(ReadError::Gone { first });
-        }
-        Ok(self
-            .segments
-            .find(index)
-            .expect("an entry that is not cached is in a segment"))
-    }
-
-    fn cut(&mut self, base: Base, reset: bool) -> Ticket {
-        if reset {
-            self.base = base;
-            self.cache.reset(base.next_index());
-        } else {
-            self.cache.cut(base.next_index());
-        }
-        self.last = base.last;
-        self.last_chain = base.chain;
-        self.durable = self.durable.min(base.last.map(|id| id.index));
-        self.waiting.ops.push(Op::Cut { base, reset });
-        self.last_cut = self.next_ticket();
-        self.last_cut
-    }
-
-    fn save(&mut self) -> Ticket {
-        self.waiting.save(self.small.clone());
-        self.next_ticket()
-    }
-
-    fn next_ticket(&mut self) -> Ticket {
-        self.queued.0 += 1;
-        self.queued
-    }
-
-    /// A flush succeeded.
-    fn landed(&mut self, flushed: Flushed, cache_bytes: usize) -> Ticket {
-        let Flushed {
-            writer,
-            mut batch,
-            ticket,
-            changes,
-            written_bytes,
-        } = flushed;
-        for change in changes {
-            self.segments.apply(change);
-        }
-        let cuts = self.waiting.ops.iter().filter_map(|op| match op {
-            Op::Cut { base, .. } => Some(base.last.map(|id| id.index)),
-            _ => None,
-        });
-        self.durable = cuts.fold(writer.last().map(|id| id.index), Ord::min);
-        self.flushed = ticket;
-        self.stats.flushes += 1;
-        self.stats.flushed_bytes += written_bytes;
-        self.stats.flushed_entries += batch.slots.len() as u64;
-        self.in_flight_bytes = 0;
-        batch.clear();
-        self.spare = batch;
-        self.writer = Some(writer);
-        self.cache
-            .evict(self.durable.map_or(0, |index| index + 1), cache_bytes);
-        ticket
-    }
-
-    fn out_of_range(&self, action: &'static str, at: String) -> WriteError {
-        WriteError::OutOfRange {
-            action,
-            at,
-            first: self.base.next_index(),
-            last: self.last,
-        }
     }
 }
 

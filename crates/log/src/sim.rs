@@ -13,14 +13,14 @@
 //!
 //! What it does not model: damage to what was synced (tests do that by [`SimDisk::edit`]), and a device that lies about a sync.
 
+mod content;
+
 use crate::disk::{Disk, DiskFile};
+use content::{Chance, Content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// What is written or lost as one piece.
-const SECTOR_BYTES: usize = 512;
 
 /// An in-memory [`Disk`]. Clones are the same disk.
 #[derive(Clone, Default)]
@@ -54,20 +54,6 @@ struct Faults {
     writes: Option<u64>,
     syncs: Option<u64>,
     all: Option<u64>,
-}
-
-#[derive(Clone, Default)]
-struct Content {
-    /// What was written; reads as zero from its end to `len`.
-    bytes: Vec<u8>,
-    len: u64,
-    /// What sectors had in them since the last sync, oldest first; no entry for an untouched sector.
-    sectors_before: BTreeMap<usize, Vec<Vec<u8>>>,
-    lens_before: Vec<u64>,
-    /// Sectors that a failed sync has left for synced.
-    given_up: BTreeMap<usize, Vec<Vec<u8>>>,
-    /// Open handles, which keep a file whose name is gone.
-    handles: usize,
 }
 
 impl SimDisk {
@@ -352,83 +338,6 @@ impl State {
     }
 }
 
-impl Content {
-    fn write(&mut self, buf: &[u8], offset: usize) {
-        let end = offset + buf.len();
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        self.remember(offset, end);
-        self.bytes[offset..end].copy_from_slice(buf);
-        if self.len < end as u64 {
-            self.lens_before.push(self.len);
-            self.len = end as u64;
-        }
-    }
-
-    fn set_len(&mut self, len: u64) {
-        let keep = usize::try_from(len).unwrap_or(usize::MAX);
-        if keep < self.bytes.len() {
-            self.remember(keep, self.bytes.len());
-            self.bytes.truncate(keep);
-        }
-        self.lens_before.push(self.len);
-        self.len = len;
-    }
-
-    /// Keeps what the sectors from `start` to `end` have in them now.
-    fn remember(&mut self, start: usize, end: usize) {
-        for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-            let old = self.sector(sector);
-            if let Some(before) = self.given_up.remove(&sector) {
-                self.sectors_before.insert(sector, before);
-            }
-            self.sectors_before.entry(sector).or_default().push(old);
-        }
-    }
-
-    fn sector(&self, sector: usize) -> Vec<u8> {
-        let from = (sector * SECTOR_BYTES).min(self.bytes.len());
-        let to = (from + SECTOR_BYTES).min(self.bytes.len());
-        self.bytes[from..to].to_vec()
-    }
-
-    fn sync(&mut self) {
-        self.sectors_before.clear();
-        self.lens_before.clear();
-    }
-
-    fn fail_sync(&mut self) {
-        self.given_up.append(&mut self.sectors_before);
-    }
-
-    fn crash(&mut self, chance: &mut Chance) {
-        self.sectors_before.append(&mut self.given_up);
-        let luck = chance.below(4);
-        for (sector, before) in std::mem::take(&mut self.sectors_before) {
-            let now = self.sector(sector);
-            let survivor = match luck {
-                0 => before
-                    .into_iter()
-                    .next()
-                    .expect("there is a version before"),
-                1 => now,
-                _ => chance.version(before, now),
-            };
-            let from = sector * SECTOR_BYTES;
-            if self.bytes.len() < from + SECTOR_BYTES {
-                self.bytes.resize(from + SECTOR_BYTES, 0);
-            }
-            self.bytes[from..from + survivor.len()].copy_from_slice(&survivor);
-            self.bytes[from + survivor.len()..from + SECTOR_BYTES].fill(0);
-        }
-        let before = std::mem::take(&mut self.lens_before);
-        self.len = chance.version(before, self.len);
-        self.bytes
-            .truncate(usize::try_from(self.len).unwrap_or(usize::MAX));
-    }
-}
-
 struct SimFile {
     disk: SimDisk,
     file: u64,
@@ -570,24 +479,4 @@ fn short(path: &Path) -> String {
         || path.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
     )
-}
-
-/// SplitMix64: all the randomness of a crash comes from its seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % bound
-    }
-
-    /// One of the versions before, or the one now.
-    fn version<T>(&mut self, mut before: Vec<T>, now: T) -> T {
-        before.push(now);
-        let index = self.below(before.len() as u64) as usize;
-        before.swap_remove(index)
-    }
 }

@@ -204,6 +204,15 @@ fn released_entries_are_gone_and_purged() {
         pair.flush().unwrap();
     }
     let before = pair.log.stats();
+    let oldest_end = pair.log.oldest_segment_end().expect("several segments");
+    pair.release(oldest_end - 1);
+    assert_eq!(
+        pair.log.first_index(),
+        0,
+        "a segment stays while one of its entries does"
+    );
+    pair.release(oldest_end);
+    assert_eq!(pair.log.first_index(), oldest_end + 1);
     pair.release(7);
     let first = pair.log.first_index();
     assert!(
@@ -224,6 +233,11 @@ fn released_entries_are_gone_and_purged() {
     pair.release(u64::MAX);
     pair.flush().unwrap();
     assert!(pair.log.first_index() <= 11, "the newest segment stays");
+    assert_eq!(
+        pair.log.oldest_segment_end(),
+        None,
+        "which cannot be released"
+    );
     pair.check();
     pair.reopen();
 }

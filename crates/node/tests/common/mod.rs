@@ -1,5 +1,8 @@
 //! A state machine that remembers every command, and clusters of nodes in one process, on real sockets and a real disk.
 
+// Every test binary uses its own part of this.
+#![allow(dead_code)]
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use eaves::{
     Command, Config, Group, Node, Position, SnapshotSink, SnapshotSource, StartAs, StateMachine,

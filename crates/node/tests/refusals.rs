@@ -1,0 +1,151 @@
+//! What a node must refuse, and how it says so: strangers on the peer port, and directories that are not its own.
+
+mod common;
+
+use common::{Cluster, converged, state_file, try_start, write};
+use eaves::StartError;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A handshake as a peer would send it: version, cluster id, node id and purpose as protobuf fields 1 to 4.
+fn hello(version: u8, cluster_id: u64, purpose: u8) -> Vec<u8> {
+    let head = [&[0x08, version, 0x11][..], &cluster_id.to_le_bytes(), &[0x18, 0x09, 0x20, purpose]].concat();
+    let length = (head.len() as u32).to_le_bytes();
+    [&length[..], &[1, 0, 0, 0], &length, &head].concat()
+}
+
+/// Sends bytes and reads until the node closes or is silent for a second; returns what was readable in its answer.
+async fn answer_to(address: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.start_voters().await;
+    write(&nodes[0].node, 0, 5).await;
+    let address = nodes[0].node.peer_address().to_string();
+    let cluster_id = nodes[0].node.status().borrow().cluster_id;
+
+    let other_cluster = answer_to(&address, &hello(1, cluster_id ^ 1, 1)).await;
+    assert!(other_cluster.contains("belongs to cluster"), "{other_cluster:?}");
+    let other_version = answer_to(&address, &hello(7, cluster_id, 1)).await;
+    assert!(other_version.contains("speaks peer protocol version 1, the caller 7"), "{other_version:?}");
+    assert_eq!(answer_to(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await, "");
+    assert_eq!(answer_to(&address, &[0xff; 4096]).await, "");
+    for purpose in 1..=5 {
+        let mut garbage = hello(1, cluster_id, purpose);
+        for step in 0..200u32 {
+            garbage.extend_from_slice(&step.wrapping_mul(2_654_435_761).to_le_bytes());
+        }
+        answer_to(&address, &garbage).await;
+        // A packet of the right kind with nothing in it.
+        for kind in 4..=16 {
+            answer_nothing(&address, cluster_id, purpose, kind).await;
+        }
+    }
+    write(&nodes[0].node, 5, 10).await;
+    converged(&nodes.iter().collect::<Vec<_>>(), 10).await;
+}
+
+async fn answer_nothing(address: &str, cluster_id: u64, purpose: u8, kind: u8) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let packet = [&0u32.to_le_bytes()[..], &[kind, 0, 0, 0], &0u32.to_le_bytes()].concat();
+    let _ = stream.write_all(&[hello(1, cluster_id, purpose), packet].concat()).await;
+    let mut answer = [0; 256];
+    let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut answer)).await;
+}
+
+#[tokio::test]
+async fn two_processes_on_one_directory_are_one_too_many() {
+    let cluster = Cluster::new(1);
+    let _running = cluster.start_voters().await;
+    let mut second = cluster.voter("v1");
+    second.listen_peer = "127.0.0.1:0".into();
+    let error = refused(second).await;
+    assert!(error.contains("another process uses") && error.contains("stop it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_taken_peer_port_is_named() {
+    let cluster = Cluster::new(1);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = cluster.voter("v1");
+    config.listen_peer = taken.local_addr().unwrap().to_string();
+    let error = refused(config.clone()).await;
+    assert!(error.contains(&config.listen_peer) && error.contains("choose another address"), "{error}");
+}
+
+#[tokio::test]
+async fn directories_of_others_are_refused() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.start_voters().await;
+    for running in &nodes {
+        running.node.shutdown().await;
+    }
+    drop(nodes);
+    let mut of_another_node = cluster.voter("v1");
+    of_another_node.data_dir = cluster.data_dir("v2");
+    let error = refused(of_another_node).await;
+    assert!(error.contains("belongs to node") && error.contains("choose another --data-dir"), "{error}");
+
+    let stranger = Cluster::new(3);
+    let mut of_another_cluster = stranger.voter("v1");
+    of_another_cluster.data_dir = cluster.data_dir("v1");
+    let error = refused(of_another_cluster).await;
+    assert!(error.contains("belongs to cluster"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_or_its_middle_is_refused() {
+    let cluster = Cluster::new(1);
+    let running = cluster.start_voters().await.remove(0);
+    write(&running.node, 0, 50).await;
+    running.node.shutdown().await;
+    drop(running);
+    let log = cluster.data_dir("v1").join("log");
+    let segment = std::fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).max().unwrap();
+    let whole = std::fs::read(&segment).unwrap();
+
+    let mut damaged = whole.clone();
+    let written = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    damaged[written / 2] ^= 0x10;
+    std::fs::write(&segment, &damaged).unwrap();
+    let error = refused(cluster.voter("v1")).await;
+    assert!(error.contains(&segment.display().to_string()), "names the file: {error}");
+
+    std::fs::write(&segment, &whole[..written / 2]).unwrap();
+    let error = refused(cluster.voter("v1")).await;
+    assert!(error.contains("log"), "{error}");
+
+    std::fs::write(&segment, &whole).unwrap();
+    let running = try_start(cluster.voter("v1")).await.unwrap();
+    assert_eq!(running.ledger.commands().len(), 50, "untouched again, it opens");
+}
+
+#[tokio::test]
+async fn a_log_and_a_state_from_different_histories_are_refused() {
+    let (one, other) = (Cluster::new(1), Cluster::new(1));
+    for (cluster, first) in [(&one, 0), (&other, 1000)] {
+        let running = cluster.start_voters().await.remove(0);
+        write(&running.node, first, first + 20).await;
+        running.node.shutdown().await;
+    }
+    std::fs::copy(state_file(&other.data_dir("v1")), state_file(&one.data_dir("v1"))).unwrap();
+    let error = refused(one.voter("v1")).await;
+    assert!(error.contains("was not made from this log"), "{error}");
+}
+
+async fn refused(config: eaves::Config) -> String {
+    match try_start(config).await {
+        Ok(_) => panic!("it started"),
+        Err(error @ StartError::Other(_)) => panic!("it failed without saying what to do: {error}"),
+        Err(error) => error.to_string(),
+    }
+}

@@ -385,7 +385,11 @@ impl Window {
     }
 
     fn acknowledge(&mut self, received_end: u64) {
-        while let Some((_, bytes)) = self.in_flight.front().filter(|(end, _)| *end <= received_end) {
+        while let Some((_, bytes)) = self
+            .in_flight
+            .front()
+            .filter(|(end, _)| *end <= received_end)
+        {
             self.bytes -= bytes;
             self.in_flight.pop_front();
         }

@@ -10,7 +10,12 @@ use tokio::net::TcpStream;
 
 /// A handshake as a peer would send it: version, cluster id, node id and purpose as protobuf fields 1 to 4.
 fn hello(version: u8, cluster_id: u64, purpose: u8) -> Vec<u8> {
-    let head = [&[0x08, version, 0x11][..], &cluster_id.to_le_bytes(), &[0x18, 0x09, 0x20, purpose]].concat();
+    let head = [
+        &[0x08, version, 0x11][..],
+        &cluster_id.to_le_bytes(),
+        &[0x18, 0x09, 0x20, purpose],
+    ]
+    .concat();
     let length = (head.len() as u32).to_le_bytes();
     [&length[..], &[1, 0, 0, 0], &length, &head].concat()
 }
@@ -33,10 +38,19 @@ async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
     let cluster_id = nodes[0].node.status().borrow().cluster_id;
 
     let other_cluster = answer_to(&address, &hello(1, cluster_id ^ 1, 1)).await;
-    assert!(other_cluster.contains("belongs to cluster"), "{other_cluster:?}");
+    assert!(
+        other_cluster.contains("belongs to cluster"),
+        "{other_cluster:?}"
+    );
     let other_version = answer_to(&address, &hello(7, cluster_id, 1)).await;
-    assert!(other_version.contains("speaks peer protocol version 1, the caller 7"), "{other_version:?}");
-    assert_eq!(answer_to(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await, "");
+    assert!(
+        other_version.contains("speaks peer protocol version 1, the caller 7"),
+        "{other_version:?}"
+    );
+    assert_eq!(
+        answer_to(&address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await,
+        ""
+    );
     assert_eq!(answer_to(&address, &[0xff; 4096]).await, "");
     for purpose in 1..=5 {
         let mut garbage = hello(1, cluster_id, purpose);
@@ -55,8 +69,15 @@ async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
 
 async fn answer_nothing(address: &str, cluster_id: u64, purpose: u8, kind: u8) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let packet = [&0u32.to_le_bytes()[..], &[kind, 0, 0, 0], &0u32.to_le_bytes()].concat();
-    let _ = stream.write_all(&[hello(1, cluster_id, purpose), packet].concat()).await;
+    let packet = [
+        &0u32.to_le_bytes()[..],
+        &[kind, 0, 0, 0],
+        &0u32.to_le_bytes(),
+    ]
+    .concat();
+    let _ = stream
+        .write_all(&[hello(1, cluster_id, purpose), packet].concat())
+        .await;
     let mut answer = [0; 256];
     let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut answer)).await;
 }
@@ -68,7 +89,10 @@ async fn two_processes_on_one_directory_are_one_too_many() {
     let mut second = cluster.voter("v1");
     second.listen_peer = "127.0.0.1:0".into();
     let error = refused(second).await;
-    assert!(error.contains("another process uses") && error.contains("stop it"), "{error}");
+    assert!(
+        error.contains("another process uses") && error.contains("stop it"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -78,7 +102,10 @@ async fn a_taken_peer_port_is_named() {
     let mut config = cluster.voter("v1");
     config.listen_peer = taken.local_addr().unwrap().to_string();
     let error = refused(config.clone()).await;
-    assert!(error.contains(&config.listen_peer) && error.contains("choose another address"), "{error}");
+    assert!(
+        error.contains(&config.listen_peer) && error.contains("choose another address"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -92,7 +119,10 @@ async fn directories_of_others_are_refused() {
     let mut of_another_node = cluster.voter("v1");
     of_another_node.data_dir = cluster.data_dir("v2");
     let error = refused(of_another_node).await;
-    assert!(error.contains("belongs to node") && error.contains("choose another --data-dir"), "{error}");
+    assert!(
+        error.contains("belongs to node") && error.contains("choose another --data-dir"),
+        "{error}"
+    );
 
     let stranger = Cluster::new(3);
     let mut of_another_cluster = stranger.voter("v1");
@@ -109,8 +139,13 @@ async fn a_log_that_lost_its_end_or_its_middle_is_refused() {
     running.node.shutdown().await;
     drop(running);
     let log = cluster.data_dir("v1").join("log");
-    let segment = std::fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path());
-    let segment = segment.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).max().unwrap();
+    let segment = std::fs::read_dir(&log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let segment = segment
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .max()
+        .unwrap();
     let whole = std::fs::read(&segment).unwrap();
 
     let mut damaged = whole.clone();
@@ -118,15 +153,38 @@ async fn a_log_that_lost_its_end_or_its_middle_is_refused() {
     damaged[written / 2] ^= 0x10;
     std::fs::write(&segment, &damaged).unwrap();
     let error = refused(cluster.voter("v1")).await;
-    assert!(error.contains(&segment.display().to_string()), "names the file: {error}");
-
-    std::fs::write(&segment, &whole[..written / 2]).unwrap();
-    let error = refused(cluster.voter("v1")).await;
-    assert!(error.contains("log"), "{error}");
+    assert!(
+        error.contains(&segment.display().to_string()),
+        "names the file: {error}"
+    );
 
     std::fs::write(&segment, &whole).unwrap();
     let running = try_start(cluster.voter("v1")).await.unwrap();
-    assert_eq!(running.ledger.commands().len(), 50, "untouched again, it opens");
+    assert_eq!(
+        running.ledger.commands().len(),
+        50,
+        "untouched again, it opens"
+    );
+    running.node.shutdown().await;
+    drop(running);
+
+    for entry in std::fs::read_dir(&log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        if entry
+            .extension()
+            .is_some_and(|extension| extension == "seg")
+        {
+            std::fs::remove_file(entry).unwrap();
+        }
+    }
+    std::fs::write(&segment, &whole[..written / 2]).unwrap();
+    let error = refused(cluster.voter("v1")).await;
+    assert!(
+        error.contains(&log.display().to_string()),
+        "names the log: {error}"
+    );
 }
 
 #[tokio::test]
@@ -137,7 +195,11 @@ async fn a_log_and_a_state_from_different_histories_are_refused() {
         write(&running.node, first, first + 20).await;
         running.node.shutdown().await;
     }
-    std::fs::copy(state_file(&other.data_dir("v1")), state_file(&one.data_dir("v1"))).unwrap();
+    std::fs::copy(
+        state_file(&other.data_dir("v1")),
+        state_file(&one.data_dir("v1")),
+    )
+    .unwrap();
     let error = refused(one.voter("v1")).await;
     assert!(error.contains("was not made from this log"), "{error}");
 }

@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // `bytes` fields are `Bytes`: a decoded key or value is a slice of the buffer it came in.
     tonic_prost_build::configure()
+        .codec_path("crate::codec::ProtobufCodec")
         .bytes(".")
         .compile_fds(descriptors)?;
     Ok(())

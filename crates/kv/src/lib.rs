@@ -30,6 +30,7 @@
 //! - A client's deadline (`grpc-timeout`) is left to the client: when it gives up, it resets the call, and the server drops it then.
 //!   What was proposed by then may still commit.
 
+mod codec;
 mod http;
 mod metrics;
 pub mod proto;

@@ -13,6 +13,7 @@ use crate::{
     store::{KvError, Store},
 };
 use eaves::Node;
+use futures_util::future::{BoxFuture, ready};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -140,29 +141,32 @@ struct Dispatch {
 }
 
 impl Dispatch {
+    /// Answers one request. The future is kept small: there is one for each call in flight, within a task of its own.
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
-        if !is_grpc(request.headers()) {
-            return Ok(http::answer(&self.replica, request.method(), request.uri()).await);
-        }
-        if needs_leader(request.headers()) && !self.replica.has_leader() {
-            return Ok(Status::from(KvError::NoLeader).into_http());
-        }
-        let mut response = self.call(request).await?;
+        let mut response = self.route(request).await?;
         name_oversized_messages(response.headers_mut());
         Ok(response)
     }
 
-    async fn call(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    fn route(
+        &self,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         let path = request.uri().path();
-        if path.starts_with("/etcdserverpb.KV/") {
-            self.kv.clone().call(request).await
+        if !is_grpc(request.headers()) {
+            let (replica, (head, _)) = (self.replica.clone(), request.into_parts());
+            Box::pin(async move { Ok(http::answer(&replica, &head.method, &head.uri).await) })
+        } else if needs_leader(request.headers()) && !self.replica.has_leader() {
+            Box::pin(ready(Ok(Status::from(KvError::NoLeader).into_http())))
+        } else if path.starts_with("/etcdserverpb.KV/") {
+            self.kv.clone().call(request)
         } else if let Some(status) = missing_service(path) {
-            Ok(status.into_http())
+            Box::pin(ready(Ok(status.into_http())))
         } else {
-            self.routes.clone().call(request).await
+            Box::pin(self.routes.clone().call(request))
         }
     }
 }

@@ -5,4 +5,5 @@ mod kv;
 mod limits;
 mod others;
 mod server;
+mod table;
 mod watch;

@@ -21,6 +21,11 @@ impl Address {
         }
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The host, IPv6 in brackets.
     pub fn host(&self) -> &str {
         &self.host

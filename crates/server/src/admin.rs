@@ -1,7 +1,161 @@
 //! The admin service, `eaves.v1.Admin`: what the command line asks a node beyond the etcd v3 API.
 
+use eaves::{Node, NodeEvent, Role, TreeRow};
+use proto::admin_server::{Admin, AdminServer};
+use proto::{
+    Event, EventsRequest, StatusRequest, StatusResponse, TreeNode, TreeRequest, TreeResponse,
+};
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
 /// Messages, client and server, generated from `proto/admin.proto`.
 pub mod proto {
     #![allow(missing_docs)]
     tonic::include_proto!("eaves.v1");
+}
+
+/// The service's description, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin_descriptors.bin"));
+
+/// How long the tree is gathered when the request does not say, and at most.
+const DEFAULT_TREE_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_TREE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What happens within this time is one event: a move is seen in the status and told in words, in either order.
+const EVENT_MOMENT: Duration = Duration::from_millis(50);
+/// Events that may wait for a slow reader; then the stream waits, and what happens meanwhile comes as one.
+const EVENT_QUEUE: usize = 16;
+
+/// The service of one node.
+pub fn service(node: Node) -> AdminServer<AdminService> {
+    AdminServer::new(AdminService { node })
+}
+
+/// See [`service`].
+pub struct AdminService {
+    node: Node,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn tree(&self, request: Request<TreeRequest>) -> Result<Response<TreeResponse>, Status> {
+        let timeout = match request.into_inner().timeout_ms {
+            0 => DEFAULT_TREE_TIMEOUT,
+            milliseconds => Duration::from_millis(u64::from(milliseconds)).min(MAX_TREE_TIMEOUT),
+        };
+        let nodes = self
+            .node
+            .tree(timeout)
+            .await
+            .into_iter()
+            .map(tree_node)
+            .collect();
+        Ok(Response::new(TreeResponse { nodes }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(status_of(&self.node)))
+    }
+
+    type EventsStream = ReceiverStream<Result<Event, Status>>;
+
+    async fn events(
+        &self,
+        _: Request<EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
+        tokio::spawn(send_events(self.node.clone(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Sends what happens to the node until the reader or the node is gone.
+async fn send_events(node: Node, events: mpsc::Sender<Result<Event, Status>>) {
+    let mut happenings = node.events();
+    let mut status = node.status();
+    let mut event = Event::default();
+    loop {
+        event.status = Some(status_of(&node));
+        if events.send(Ok(std::mem::take(&mut event))).await.is_err() {
+            return;
+        }
+        let open = tokio::select! {
+            changed = status.changed() => changed.is_ok(),
+            happening = happenings.recv() => add(&mut event, happening),
+            () = events.closed() => false,
+        };
+        if !open {
+            return;
+        }
+        tokio::time::sleep(EVENT_MOMENT).await;
+        while let Ok(happening) = happenings.try_recv() {
+            add(&mut event, Ok(happening));
+        }
+        status.mark_unchanged();
+    }
+}
+
+/// Adds a happening to an event. False when there will be no more.
+fn add(event: &mut Event, happening: Result<NodeEvent, broadcast::error::RecvError>) -> bool {
+    match happening {
+        // The status tells it.
+        Ok(NodeEvent::Role { .. }) => true,
+        Ok(NodeEvent::Tree(text)) => {
+            event.tree.push(text);
+            true
+        }
+        Ok(NodeEvent::Snapshot(text) | NodeEvent::Failed(text)) => {
+            event.notices.push(text);
+            true
+        }
+        // The status is told anew, so only words were lost.
+        Err(broadcast::error::RecvError::Lagged(_)) => true,
+        Err(broadcast::error::RecvError::Closed) => false,
+    }
+}
+
+fn status_of(node: &Node) -> StatusResponse {
+    let status = node.status().borrow().clone();
+    let positions = node.positions();
+    StatusResponse {
+        cluster_id: status.cluster_id,
+        node_id: status.node_id,
+        name: status.name,
+        role: role(status.role).into(),
+        term: status.term,
+        leader: status.leader,
+        committed: positions.committed,
+        applied: positions.applied,
+        last_index: positions.last,
+        upstream: status.upstream,
+        depth: status.depth,
+    }
+}
+
+fn tree_node(row: TreeRow) -> TreeNode {
+    TreeNode {
+        id: row.id,
+        name: row.name,
+        role: role(row.role).into(),
+        client_url: row.client_url,
+        peer_url: row.peer_url,
+        upstream: row.upstream,
+        depth: row.depth,
+        zone: row.zone,
+        committed: row.committed,
+        applied: row.applied,
+        lag_entries: row.lag_entries,
+        registered: row.registered,
+        capacity: row.capacity,
+    }
+}
+
+fn role(role: Role) -> proto::Role {
+    match role {
+        Role::Leader => proto::Role::Leader,
+        Role::Follower => proto::Role::Follower,
+        Role::Candidate => proto::Role::Candidate,
+        Role::Listener => proto::Role::Listener,
+    }
 }

@@ -1,8 +1,9 @@
 //! The command line as a whole: its commands, its log, and the runtime each command runs on.
 
 use crate::bench;
-use crate::commands::{del, get, put, status, tree, watch};
+use crate::commands::{del, get, listen, put, serve, status, tree, watch};
 use crate::failure::{Failure, Outcome};
+use crate::up;
 use clap::{Parser, Subcommand};
 use std::future::Future;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +32,12 @@ pub struct Cli {
 /// What `eaves` can do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Run a group of voters and a tree of listeners on this machine, and show what happens
+    Up(up::UpArgs),
+    /// Run one voter of a group
+    Serve(serve::ServeArgs),
+    /// Run one listener
+    Listen(listen::ListenArgs),
     /// Show the tree: who gets the log from whom, and how far behind each node is
     Tree(tree::TreeArgs),
     /// Show the state of each of --endpoints
@@ -53,6 +60,9 @@ impl Cli {
     pub fn run(self) -> Outcome {
         start_log(self.log_level.as_deref(), self.command.default_log_level())?;
         match self.command {
+            Command::Up(args) => block_on(up::run(args)),
+            Command::Serve(args) => serve::run(&args),
+            Command::Listen(args) => listen::run(&args),
             Command::Tree(args) => block_on(tree::run(args)),
             Command::Status(args) => block_on(status::run(args)),
             Command::Put(args) => block_on(put::run(args)),
@@ -66,7 +76,11 @@ impl Cli {
 
 impl Command {
     fn default_log_level(&self) -> &'static str {
-        "warn"
+        match self {
+            // openraft tells of its own workings at that level.
+            Command::Serve(_) | Command::Listen(_) => "info,openraft=warn",
+            _ => "warn",
+        }
     }
 }
 

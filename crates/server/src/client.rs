@@ -44,6 +44,11 @@ impl Client {
         })
     }
 
+    /// A client of known nodes.
+    pub fn of(addresses: Vec<Address>, timeout: Duration) -> Client {
+        Client { addresses, timeout }
+    }
+
     /// The nodes, in the order they are tried.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
@@ -51,10 +56,14 @@ impl Client {
 
     /// A client of one of the nodes alone.
     pub fn only(&self, address: &Address) -> Client {
-        Client {
-            addresses: vec![address.clone()],
-            timeout: self.timeout,
-        }
+        Client::of(vec![address.clone()], self.timeout)
+    }
+
+    /// The same client, trying the nodes from another one on.
+    pub fn starting_at(&self, number: usize) -> Client {
+        let mut addresses = self.addresses.clone();
+        addresses.rotate_left(number % self.addresses.len());
+        Client::of(addresses, self.timeout)
     }
 
     /// Connects to the first node that can be reached, for a stream.

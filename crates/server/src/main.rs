@@ -10,9 +10,12 @@ mod endpoints;
 mod failure;
 mod histogram;
 mod key_range;
+mod node_flags;
+mod node_process;
 mod print;
 mod table;
 mod tree_view;
+mod up;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -207,12 +207,18 @@ impl Link {
     /// restart of what it measures.
     async fn reopen(&self, generation: u64) -> (u64, Connection) {
         let mut current = self.current.lock().await;
+        let mut told = false;
         while current.0 == generation {
             tokio::time::sleep(REOPEN_PAUSE).await;
             match open(&self.address).await {
                 Ok(connection) => *current = (generation + 1, connection),
+                Err(cause) if told => tracing::debug!("cannot reach {}: {cause}", self.address),
                 Err(cause) => {
-                    tracing::warn!("cannot reach {}: {cause}; trying again", self.address)
+                    tracing::warn!(
+                        "cannot reach {}: {cause}; trying until it is back",
+                        self.address
+                    );
+                    told = true;
                 }
             }
         }

@@ -2,7 +2,9 @@
 
 pub mod del;
 pub mod get;
+pub mod listen;
 pub mod put;
+pub mod serve;
 pub mod status;
 pub mod tree;
 pub mod watch;

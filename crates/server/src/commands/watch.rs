@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 /// How long to wait before a broken stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 /// How often in a row a stream may break without a message before the watch gives up.
-const FRUITLESS_STREAMS: u32 = 10;
+const FRUITLESS_STREAMS: usize = 10;
 
 /// Prints changes of a key or a range of keys as they happen.
 #[derive(Args, Debug)]
@@ -66,24 +66,23 @@ pub async fn run(args: WatchArgs) -> Outcome {
         range,
         next_revision: first_revision,
         output: Output::new(),
-        told: false,
+        established: false,
+        fruitless: 0,
     };
-
-    let mut nodes = client.addresses().iter().cycle();
-    let mut fruitless = 0;
+    let mut attempt = 0;
     loop {
-        let node = client.only(nodes.next().expect("a cycle over at least one endpoint"));
-        watch.told = false;
-        let failure = match watch.follow(&node).await {
+        let failure = match watch.follow(&client.starting_at(attempt)).await {
             End::Final(failure) => return Err(failure),
             End::Broken(failure) => failure,
         };
-        fruitless = if watch.told { 0 } else { fruitless + 1 };
-        // A first connection that fails everywhere is a wrong address, not a broken watch.
-        if fruitless >= FRUITLESS_STREAMS
-            || (watch.next_revision == first_revision
-                && fruitless as usize >= client.addresses().len())
-        {
+        attempt += 1;
+        watch.fruitless += 1;
+        let patience = if watch.established {
+            FRUITLESS_STREAMS
+        } else {
+            client.addresses().len()
+        };
+        if watch.fruitless >= patience {
             return Err(failure);
         }
         tracing::warn!("{failure}; opening the watch again");
@@ -97,15 +96,18 @@ struct Watch {
     /// The first revision not printed yet; 0 before the server has named one.
     next_revision: i64,
     output: Output,
-    /// Whether the present stream has said anything.
-    told: bool,
+    /// Whether any stream has ever said anything. Before, a failure is a wrong address rather than a broken watch.
+    established: bool,
+    /// Streams that broke since one last said anything.
+    fruitless: usize,
 }
 
 impl Watch {
     async fn follow(&mut self, node: &Client) -> End {
         let (address, channel) = match node.connect().await {
             Ok(connected) => connected,
-            Err(failure) => return End::Broken(failure),
+            Err(failure) if self.established => return End::Broken(failure),
+            Err(failure) => return End::Final(failure),
         };
         let what = format!("watch {:?}", self.args.range.key);
         // The sender lives as long as the watch: closing it would end the stream.
@@ -121,7 +123,8 @@ impl Watch {
         loop {
             match answers.message().await {
                 Ok(Some(answer)) => {
-                    self.told = true;
+                    self.established = true;
+                    self.fruitless = 0;
                     if let Err(failure) = self.take(&answer) {
                         return End::Final(failure);
                     }

@@ -1,0 +1,243 @@
+//! `eaves serve`: runs one voter.
+
+use crate::address::{Address, parse_named_list};
+use crate::failure::{Failure, Outcome};
+use crate::node_flags::{NodeArgs, NodeSettings};
+use crate::node_process;
+use clap::{Args, ValueEnum};
+use eaves::{Group, StartAs};
+use std::path::Path;
+use std::time::Duration;
+
+/// The library's defaults, in milliseconds; etcd's are 100 and 1000.
+const DEFAULT_HEARTBEAT_MS: u64 = 100;
+const DEFAULT_ELECTION_MS: u64 = 500;
+/// As in etcd: an election needs several heartbeats' time, and nobody waits longer than this.
+const HEARTBEATS_PER_ELECTION: u64 = 5;
+const MAX_ELECTION_MS: u64 = 50_000;
+/// Entries between two snapshots, etcd's default.
+const DEFAULT_SNAPSHOT_COUNT: u64 = 100_000;
+
+/// Runs one voter of a group.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+
+    /// All voters of a new group, this one included [default: this node alone]
+    #[arg(long, value_name = "NAME=URL,...")]
+    pub initial_cluster: Option<String>,
+
+    /// new: make the group, or resume it from the data directory; existing: only resume it
+    #[arg(long, value_name = "STATE", default_value = "new")]
+    pub initial_cluster_state: ClusterState,
+
+    /// Tells groups with the same members apart
+    #[arg(long, value_name = "TOKEN", default_value = "eaves-cluster")]
+    pub initial_cluster_token: String,
+
+    /// Milliseconds between a leader's heartbeats
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_HEARTBEAT_MS)]
+    pub heartbeat_interval: u64,
+
+    /// Milliseconds without a leader before a voter asks for votes
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_ELECTION_MS)]
+    pub election_timeout: u64,
+
+    /// Log entries between two snapshots
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SNAPSHOT_COUNT)]
+    pub snapshot_count: u64,
+}
+
+/// `--initial-cluster-state`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    New,
+    Existing,
+}
+
+/// Checked flags of a voter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeSettings {
+    pub node: NodeSettings,
+    /// All voters, this one included.
+    pub initial_cluster: Vec<(String, Address)>,
+    pub may_make_group: bool,
+    pub token: String,
+    pub heartbeat: Duration,
+    pub election: Duration,
+    pub snapshot_count: u64,
+}
+
+/// Runs the voter until it is told to stop.
+pub fn run(args: &ServeArgs) -> Outcome {
+    let settings = args.check()?;
+    if !settings.may_make_group {
+        check_resumable(&settings.node.data_dir)?;
+    }
+    let founders: Vec<(String, String)> = settings
+        .initial_cluster
+        .iter()
+        .map(|(name, address)| (name.clone(), address.to_string()))
+        .collect();
+    let group = Group::new(&settings.token, &founders);
+    node_process::run(&settings.node, StartAs::Voter { group }, |config| {
+        config.raft.heartbeat_interval = settings.heartbeat;
+        config.raft.election_timeout = settings.election;
+        config.snapshot_entries = settings.snapshot_count;
+    })
+}
+
+impl ServeArgs {
+    fn check(&self) -> Outcome<ServeSettings> {
+        let node = self.node.check()?;
+        let initial_cluster = match &self.initial_cluster {
+            Some(text) => parse_named_list("--initial-cluster", text)?,
+            None => vec![(node.name.clone(), node.advertise_peers.clone())],
+        };
+        check_own_entry(&node, &initial_cluster)?;
+        if self.initial_cluster_token.is_empty() {
+            return Err(Failure::usage(
+                "--initial-cluster-token: it is empty; give any word, the same to all voters",
+            ));
+        }
+        check_times(self.heartbeat_interval, self.election_timeout)?;
+        if self.snapshot_count == 0 {
+            return Err(Failure::usage(
+                "--snapshot-count: 0 leaves no entry between snapshots; give at least 1",
+            ));
+        }
+        Ok(ServeSettings {
+            node,
+            initial_cluster,
+            may_make_group: self.initial_cluster_state == ClusterState::New,
+            token: self.initial_cluster_token.clone(),
+            heartbeat: Duration::from_millis(self.heartbeat_interval),
+            election: Duration::from_millis(self.election_timeout),
+            snapshot_count: self.snapshot_count,
+        })
+    }
+}
+
+/// `--initial-cluster-state existing`: only a group that the data directory remembers is resumed.
+fn check_resumable(data_dir: &Path) -> Outcome {
+    let empty = std::fs::read_dir(data_dir).map_or(true, |mut entries| entries.next().is_none());
+    if !empty {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "--initial-cluster-state existing: {} holds no group to resume; give the right --data-dir, or `new` to make a group",
+        data_dir.display()
+    )))
+}
+
+fn check_own_entry(node: &NodeSettings, initial_cluster: &[(String, Address)]) -> Outcome {
+    let own = initial_cluster.iter().find(|(name, _)| *name == node.name);
+    match own {
+        None => Err(Failure::usage(format!(
+            "--initial-cluster: this node, {:?}, is not in it; add {}={} or correct --name",
+            node.name,
+            node.name,
+            node.advertise_peers.url()
+        ))),
+        Some((_, address)) if *address != node.advertise_peers => Err(Failure::usage(format!(
+            "--initial-cluster: it says {}={}, but --initial-advertise-peer-urls says {}; make them the same",
+            node.name,
+            address.url(),
+            node.advertise_peers.url()
+        ))),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_times(heartbeat_ms: u64, election_ms: u64) -> Outcome {
+    if heartbeat_ms == 0 {
+        return Err(Failure::usage(
+            "--heartbeat-interval: 0 never rests; give at least 1",
+        ));
+    }
+    if election_ms < heartbeat_ms.saturating_mul(HEARTBEATS_PER_ELECTION) {
+        return Err(Failure::usage(format!(
+            "--election-timeout: {election_ms} is less than {HEARTBEATS_PER_ELECTION} heartbeats of {heartbeat_ms}; raise it or lower --heartbeat-interval"
+        )));
+    }
+    if election_ms > MAX_ELECTION_MS {
+        return Err(Failure::usage(format!(
+            "--election-timeout: {election_ms} is too long; give at most {MAX_ELECTION_MS}"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn check(flags: &[&str]) -> Outcome<ServeSettings> {
+        let words = std::iter::once("eaves").chain(flags.iter().copied());
+        Wrapper::try_parse_from(words)
+            .expect("clap takes the flags")
+            .serve
+            .check()
+    }
+
+    #[test]
+    fn a_node_without_a_cluster_is_a_group_of_its_own() {
+        let settings = check(&["--name", "a"]).unwrap();
+        assert_eq!(
+            settings.initial_cluster,
+            [("a".to_string(), Address::new("127.0.0.1", 2380))]
+        );
+        assert!(settings.may_make_group);
+        assert!(
+            !check(&["--initial-cluster-state", "existing"])
+                .unwrap()
+                .may_make_group
+        );
+    }
+
+    #[test]
+    fn a_node_must_be_in_its_cluster_under_its_own_address() {
+        let error = check(&["--name", "a", "--initial-cluster", "b=http://h:1"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("add a=http://127.0.0.1:2380"), "{error}");
+        let error = check(&["--name", "a", "--initial-cluster", "a=http://h:1"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("make them the same"), "{error}");
+        assert!(
+            check(&[
+                "--name",
+                "a",
+                "--initial-cluster",
+                "a=http://127.0.0.1:2380,b=http://h:1"
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn impossible_times_and_counts_name_their_flag() {
+        for (flags, flag) in [
+            (["--heartbeat-interval", "0"], "--heartbeat-interval"),
+            (["--heartbeat-interval", "300"], "--election-timeout"),
+            (["--election-timeout", "60000"], "--election-timeout"),
+            (["--snapshot-count", "0"], "--snapshot-count"),
+            (["--initial-cluster-token", ""], "--initial-cluster-token"),
+        ] {
+            let error = check(&flags).unwrap_err();
+            assert!(
+                matches!(&error, Failure::Usage(text) if text.starts_with(flag)),
+                "{error}"
+            );
+        }
+    }
+}

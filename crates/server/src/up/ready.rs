@@ -1,0 +1,105 @@
+//! When a group counts as ready: every voter knows the leader, every listener has an upstream.
+
+use super::directory::Directory;
+use super::layout::{Kind, PlannedNode};
+use crate::admin::proto::admin_client::AdminClient;
+use crate::admin::proto::{Role, StatusRequest, StatusResponse};
+use crate::client::Client;
+use crate::failure::{Failure, Outcome};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// After this long something is wrong that time does not cure.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait before a node is asked again.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// How long one answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits until every node is ready, with a progress bar on standard error if that is a terminal.
+pub async fn wait(nodes: &[PlannedNode], directory: &Directory) -> Outcome {
+    let mut waiting: BTreeSet<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    let bar = progress_bar(nodes.len());
+    let mut ready: FuturesUnordered<_> = nodes.iter().map(until_ready).collect();
+    let all = async {
+        while let Some(name) = ready.next().await {
+            waiting.remove(name);
+            bar.inc(1);
+        }
+    };
+    let in_time = timeout(READY_TIMEOUT, all).await.is_ok();
+    bar.finish_and_clear();
+    if in_time {
+        return Ok(());
+    }
+    let first = waiting.first().expect("somebody was waited for");
+    Err(Failure::failed(format!(
+        "not ready within {} s: {}; see {}",
+        READY_TIMEOUT.as_secs(),
+        waiting.iter().copied().collect::<Vec<_>>().join(", "),
+        directory.log_of(first).display()
+    )))
+}
+
+async fn until_ready(node: &PlannedNode) -> &str {
+    let client = Client::of(vec![node.client.clone()], ANSWER_TIMEOUT);
+    loop {
+        let call = async |channel| AdminClient::new(channel).status(StatusRequest {}).await;
+        match client.read("ask for the status", call).await {
+            Ok(answer) if is_ready(node.kind, answer.get_ref()) => return &node.name,
+            _ => sleep(ASK_PAUSE).await,
+        }
+    }
+}
+
+fn is_ready(kind: Kind, status: &StatusResponse) -> bool {
+    match kind {
+        Kind::Voter => status.role() != Role::Candidate && status.leader.is_some(),
+        Kind::Listener => status.upstream.is_some() && status.depth.is_some(),
+    }
+}
+
+fn progress_bar(nodes: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {pos} of {len} nodes are ready")
+        .expect("the template of the progress bar is well formed");
+    let bar = ProgressBar::new(nodes as u64).with_style(style);
+    bar.enable_steady_tick(ASK_PAUSE);
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voter_is_ready_with_a_leader_and_a_listener_with_an_upstream() {
+        let status = |role: Role, leader, upstream: Option<u64>| StatusResponse {
+            role: role.into(),
+            leader,
+            upstream,
+            depth: upstream.map(|_| 1),
+            ..Default::default()
+        };
+        assert!(is_ready(
+            Kind::Voter,
+            &status(Role::Follower, Some(1), None)
+        ));
+        assert!(!is_ready(Kind::Voter, &status(Role::Follower, None, None)));
+        assert!(!is_ready(
+            Kind::Voter,
+            &status(Role::Candidate, Some(1), None)
+        ));
+        assert!(is_ready(
+            Kind::Listener,
+            &status(Role::Listener, None, Some(2))
+        ));
+        assert!(!is_ready(
+            Kind::Listener,
+            &status(Role::Listener, Some(1), None)
+        ));
+    }
+}

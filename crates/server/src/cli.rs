@@ -77,8 +77,8 @@ impl Cli {
 impl Command {
     fn default_log_level(&self) -> &'static str {
         match self {
-            // openraft tells of its own workings at that level.
-            Command::Serve(_) | Command::Listen(_) => "info,openraft=warn",
+            // At lower levels openraft tells of every attempt to reach a peer that is away.
+            Command::Serve(_) | Command::Listen(_) => "info,openraft=error",
             _ => "warn",
         }
     }

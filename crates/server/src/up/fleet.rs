@@ -102,15 +102,24 @@ impl End {
 
     /// The same as a line of news.
     pub fn line(&self, directory: &Directory) -> String {
-        let log = directory.log_of(&self.name);
-        let how = match &self.how {
-            How::ByItself(Some(status)) => status.to_string(),
-            _ => "stopped".to_string(),
-        };
-        let said = last_line(&log).map_or("it said nothing".to_string(), |line| {
-            format!("its last words: {}", line.trim_start_matches("eaves: "))
-        });
-        format!("{} ended ({how}); {said}; see {}", self.name, log.display())
+        let (name, log) = (&self.name, directory.log_of(&self.name));
+        match &self.how {
+            How::ByItself(Some(status)) if status.code().is_none() => {
+                format!(
+                    "{name} was killed ({status}); start `eaves up` anew to have it back; see {}",
+                    log.display()
+                )
+            }
+            How::ByItself(Some(status)) => {
+                let said = last_line(&log).unwrap_or_else(|| "nothing".to_string());
+                let said = said.trim_start_matches("eaves: ");
+                format!(
+                    "{name} ended ({status}) and said: {said}; see {}",
+                    log.display()
+                )
+            }
+            _ => format!("{name} stopped; see {}", log.display()),
+        }
     }
 }
 

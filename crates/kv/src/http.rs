@@ -1,4 +1,5 @@
-//! What the client port answers over plain HTTP: `/health`, `/version` and `/metrics`, with etcd's paths and bodies.
+//! What the client port answers over plain HTTP: `/health`, `/livez`, `/readyz`, `/version` and `/metrics`, with
+//! etcd's paths and bodies.
 
 use crate::{
     metrics,
@@ -33,41 +34,50 @@ pub(crate) async fn answer(replica: &Replica, method: &Method, uri: &Uri) -> Res
     }
     match uri.path() {
         "/health" => health(replica, is_serializable(uri.query())).await,
+        // This process answers, which is all there is to being alive.
+        "/livez" => reply(StatusCode::OK, TEXT, "ok".into()),
+        "/readyz" => readyz(replica).await,
         "/version" => reply(StatusCode::OK, JSON, version()),
         "/metrics" => reply(StatusCode::OK, METRICS, metrics::render(replica)),
         path => reply(StatusCode::NOT_FOUND, TEXT, not_found(path)),
     }
 }
 
-/// Healthy means: there is a leader and a linearizable read passes; with `serializable`, only that this node answers.
 async fn health(replica: &Replica, serializable: bool) -> Response<Body> {
-    if serializable {
-        return healthy();
+    let ready = if serializable {
+        Ok(())
+    } else {
+        ready(replica).await
+    };
+    let (status, body) = match ready {
+        Ok(()) => (StatusCode::OK, r#"{"health":"true","reason":""}"#.into()),
+        // The reasons are our own: nothing in them needs escaping.
+        Err(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(r#"{{"health":"false","reason":"{reason}"}}"#),
+        ),
+    };
+    reply(status, JSON, body)
+}
+
+async fn readyz(replica: &Replica) -> Response<Body> {
+    match ready(replica).await {
+        Ok(()) => reply(StatusCode::OK, TEXT, "ok".into()),
+        Err(reason) => reply(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TEXT,
+            format!("not ready: {reason}\n"),
+        ),
     }
+}
+
+/// Ready means: there is a leader and a linearizable read passes. Else why not, in etcd's words.
+async fn ready(replica: &Replica) -> Result<(), String> {
     if !replica.has_leader() {
-        return unhealthy("RAFT NO LEADER");
+        return Err("RAFT NO LEADER".into());
     }
-    match replica.node.read_barrier().await {
-        Ok(()) => healthy(),
-        Err(error) => unhealthy(&format!("RANGE ERROR:{}", read_failed(error))),
-    }
-}
-
-fn healthy() -> Response<Body> {
-    reply(
-        StatusCode::OK,
-        JSON,
-        r#"{"health":"true","reason":""}"#.into(),
-    )
-}
-
-/// `reason` is one of our own constants: nothing in it needs escaping.
-fn unhealthy(reason: &str) -> Response<Body> {
-    reply(
-        StatusCode::SERVICE_UNAVAILABLE,
-        JSON,
-        format!(r#"{{"health":"false","reason":"{reason}"}}"#),
-    )
+    let read = replica.node.read_barrier().await;
+    read.map_err(|error| format!("RANGE ERROR:{}", read_failed(error)))
 }
 
 fn version() -> String {
@@ -77,7 +87,10 @@ fn version() -> String {
 fn not_found(path: &str) -> String {
     match path.starts_with("/v3") {
         true => "the JSON gateway is not supported yet: use gRPC on this port\n".into(),
-        false => "not found: this port serves gRPC, /health, /version and /metrics\n".into(),
+        false => {
+            "not found: this port serves gRPC, /health, /livez, /readyz, /version and /metrics\n"
+                .into()
+        }
     }
 }
 

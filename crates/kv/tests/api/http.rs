@@ -7,7 +7,7 @@ use tokio::{
 };
 
 /// Sends one request and returns the whole response.
-async fn request(server: &Server, method: &str, target: &str) -> String {
+pub async fn request(server: &Server, method: &str, target: &str) -> String {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let head = format!("{method} {target} HTTP/1.1\r\nHost: eaves\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -24,6 +24,18 @@ async fn health_is_true_on_a_working_node() {
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
         assert!(
             response.ends_with(r#"{"health":"true","reason":""}"#),
+            "{response}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn probes_of_orchestrators_pass() {
+    let server = Server::start().await;
+    for target in ["/livez", "/readyz"] {
+        let response = request(&server, "GET", target).await;
+        assert!(
+            response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\n\r\nok"),
             "{response}"
         );
     }

@@ -3,6 +3,7 @@
 mod http;
 mod kv;
 mod limits;
+mod no_leader;
 mod others;
 mod server;
 mod table;

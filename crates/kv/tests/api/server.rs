@@ -35,13 +35,22 @@ pub struct Server {
 impl Server {
     /// Starts a voter on its own and waits until it leads.
     pub async fn start() -> Server {
+        let server = Self::start_among(&["alone"]).await;
+        let leads = |status: &eaves::Status| status.leader.is_some();
+        server.node.status().wait_for(leads).await.unwrap();
+        server
+    }
+
+    /// Starts one voter of a group whose two others never come.
+    pub async fn start_without_quorum() -> Server {
+        Self::start_among(&["alone", "missing", "gone"]).await
+    }
+
+    async fn start_among(founders: &[&str]) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path()).unwrap());
-        let node = Node::start(config(&directory), store.clone())
-            .await
-            .unwrap();
-        let leads = |status: &eaves::Status| status.leader.is_some();
-        node.status().wait_for(leads).await.unwrap();
+        let config = config(&directory, founders);
+        let node = Node::start(config, store.clone()).await.unwrap();
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -88,15 +97,15 @@ impl Server {
     }
 }
 
-/// A group of one, which nobody else can reach.
-fn config(directory: &TempDir) -> Config {
-    let group = Group::new("test", &[("alone".into(), "127.0.0.1:1".into())]);
-    let mut config = Config::new(
-        "alone",
-        directory.path(),
-        "127.0.0.1:0",
-        StartAs::Voter { group },
-    );
+/// The first of `founders`, in a group whose members cannot reach each other.
+fn config(directory: &TempDir, founders: &[&str]) -> Config {
+    let addresses = founders
+        .iter()
+        .zip(1..)
+        .map(|(name, port)| (name.to_string(), format!("127.0.0.1:{port}")));
+    let group = Group::new("test", &addresses.collect::<Vec<_>>());
+    let start_as = StartAs::Voter { group };
+    let mut config = Config::new(founders[0], directory.path(), "127.0.0.1:0", start_as);
     config.client_urls = vec!["http://127.0.0.1:1".into()];
     config.log.segment_bytes = SEGMENT_BYTES;
     config

@@ -132,9 +132,13 @@ impl Flusher {
     async fn run_inline(&self, latency: Duration) {
         loop {
             let go_on = self.signal.wait_async().await;
-            while self.log.has_flush() {
-                tokio::time::sleep(latency).await;
-                self.flush_once();
+            loop {
+                if self.log.has_flush() {
+                    tokio::time::sleep(latency).await;
+                }
+                if !self.flush_once() {
+                    break;
+                }
             }
             if !go_on {
                 return self.finish();
@@ -145,6 +149,7 @@ impl Flusher {
     /// Runs the next flush; false when nothing waited.
     fn flush_once(&self) -> bool {
         let Some(job) = self.log.next_flush() else {
+            self.answer_settled();
             return false;
         };
         let result = self.log.flushed(job.run());
@@ -161,6 +166,15 @@ impl Flusher {
             }
         }
         true
+    }
+
+    /// Answers those whose ticket an earlier flush had covered before they asked, or whom no flush will ever serve.
+    fn answer_settled(&self) {
+        let durable = self.log.durable_ticket();
+        self.answer(|waiting| waiting <= durable, || Ok(()));
+        if let Some(poisoned) = self.log.poisoned() {
+            self.answer(|_| true, || Err(io::Error::other(poisoned.to_string())));
+        }
     }
 
     fn answer(&self, ready: impl Fn(Ticket) -> bool, result: impl Fn() -> io::Result<()>) {
@@ -229,4 +243,59 @@ fn end(log: &Log) -> u64 {
 
 fn stopped() -> io::Error {
     io::Error::other("the node is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eaves_log::{Frame, Kind, LogId, Options, sim::SimDisk};
+    use std::path::Path;
+
+    fn frame(index: u64) -> Frame {
+        Frame::encode(LogId { term: 1, index }, Kind::Blank, &[])
+    }
+
+    async fn started(flushing: Flushing) -> (Arc<SimDisk>, Arc<Flusher>) {
+        let disk = Arc::new(SimDisk::new());
+        let (log, _) = Log::open(disk.clone(), Path::new("/log"), Options::default()).unwrap();
+        (disk, Flusher::start(log, flushing).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_ticket_that_an_earlier_flush_covered_is_answered() {
+        for flushing in [Flushing::Thread, Flushing::Inline(Duration::ZERO)] {
+            let (_, flusher) = started(flushing).await;
+            let ticket = flusher.log().append(&[frame(0)]).unwrap();
+            flusher.durable(ticket).await.unwrap();
+            flusher.durable(ticket).await.unwrap();
+            let nothing_to_cut = flusher.log().truncate_after(Some(7)).unwrap();
+            flusher.durable(nothing_to_cut).await.unwrap();
+            assert_eq!(*flusher.durable_end().borrow(), 1);
+            flusher.stop();
+        }
+    }
+
+    #[tokio::test]
+    async fn everybody_hears_of_a_broken_disk_those_who_ask_later_too() {
+        let (disk, flusher) = started(Flushing::Thread).await;
+        let ticket = flusher.log().append(&[frame(0)]).unwrap();
+        flusher.durable(ticket).await.unwrap();
+        disk.fail_syncs_after(0);
+        let ticket = flusher.log().append(&[frame(1)]).unwrap();
+        assert!(
+            flusher
+                .durable(ticket)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("previous I/O error")
+        );
+        assert!(flusher.durable(ticket).await.is_err());
+        assert!(flusher.failure().borrow().is_some());
+        assert_eq!(
+            *flusher.durable_end().borrow(),
+            1,
+            "durable-before-acknowledged"
+        );
+    }
 }

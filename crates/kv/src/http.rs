@@ -19,27 +19,23 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// The Prometheus text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+const NO_GATEWAY: &str = "the JSON gateway is not supported yet: use gRPC on this port\n";
+const NOT_FOUND: &str =
+    "not found: this port serves gRPC, /health, /livez, /readyz, /version and /metrics\n";
+
 /// Answers one request that is not gRPC.
 pub(crate) async fn answer(replica: &Replica, method: &Method, uri: &Uri) -> Response<Body> {
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = reply(
-            StatusCode::METHOD_NOT_ALLOWED,
-            TEXT,
-            "only GET is served here\n".into(),
-        );
-        response
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return response;
-    }
+    let reads = method == Method::GET || method == Method::HEAD;
     match uri.path() {
+        path if path.starts_with("/v3") => reply(StatusCode::NOT_FOUND, TEXT, NO_GATEWAY.into()),
+        _ if !reads => method_not_allowed(),
         "/health" => health(replica, is_serializable(uri.query())).await,
         // This process answers, which is all there is to being alive.
         "/livez" => reply(StatusCode::OK, TEXT, "ok".into()),
         "/readyz" => readyz(replica).await,
         "/version" => reply(StatusCode::OK, JSON, version()),
         "/metrics" => reply(StatusCode::OK, METRICS, metrics::render(replica)),
-        path => reply(StatusCode::NOT_FOUND, TEXT, not_found(path)),
+        _ => reply(StatusCode::NOT_FOUND, TEXT, NOT_FOUND.into()),
     }
 }
 
@@ -84,14 +80,16 @@ fn version() -> String {
     format!(r#"{{"etcdserver":"{ETCD_SERVER_VERSION}","etcdcluster":"{ETCD_CLUSTER_VERSION}"}}"#)
 }
 
-fn not_found(path: &str) -> String {
-    match path.starts_with("/v3") {
-        true => "the JSON gateway is not supported yet: use gRPC on this port\n".into(),
-        false => {
-            "not found: this port serves gRPC, /health, /livez, /readyz, /version and /metrics\n"
-                .into()
-        }
-    }
+fn method_not_allowed() -> Response<Body> {
+    let mut response = reply(
+        StatusCode::METHOD_NOT_ALLOWED,
+        TEXT,
+        "only GET is served here\n".into(),
+    );
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static("GET"));
+    response
 }
 
 fn is_serializable(query: Option<&str>) -> bool {

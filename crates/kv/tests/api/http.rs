@@ -81,7 +81,7 @@ async fn anything_else_is_refused_plainly() {
     assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
     let response = request(&server, "POST", "/health").await;
     assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
-    let response = request(&server, "GET", "/v3/kv/range").await;
+    let response = request(&server, "POST", "/v3/kv/range").await;
     assert!(
         response.contains("JSON gateway is not supported yet"),
         "{response}"

@@ -22,7 +22,7 @@ const LOG_VARIABLE: &str = "EAVES_LOG";
 pub struct Cli {
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `eaves_tree=debug`
     /// [default: $EAVES_LOG, else info for a server and warn for a command]
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", display_order = 1000)]
     pub log_level: Option<String>,
 
     #[command(subcommand)]

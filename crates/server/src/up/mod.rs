@@ -30,9 +30,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a group of voters and a tree of listeners on this machine, and shows what happens.
-///
-/// Node number i, counted v1, v2, ..., l1, l2, ..., serves clients on port BASE + 10 * i and peers on the next one, all on 127.0.0.1.
-/// Starting again in the same data directory goes on with the same data.
 #[derive(Args, Debug)]
 pub struct UpArgs {
     /// Voters: the group [default: 3]
@@ -47,11 +44,12 @@ pub struct UpArgs {
     #[arg(long, value_name = "N")]
     pub capacity: Option<u32>,
 
-    /// The client port of v1 [default: 2379]
+    /// The client port of v1, on 127.0.0.1; the next node in the order v1, v2, ..., l1, l2, ... has it 10 higher, and each
+    /// listens for peers one port above its clients [default: 2379]
     #[arg(long, value_name = "PORT")]
     pub base_port: Option<u16>,
 
-    /// Where everything is kept
+    /// Where everything is kept; starting again in the same directory goes on with the same data
     #[arg(long, value_name = "DIR", default_value = "./eaves-data")]
     pub data_dir: PathBuf,
 }

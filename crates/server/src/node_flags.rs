@@ -15,6 +15,12 @@ const DEFAULT_PEER_URL: &str = "http://127.0.0.1:2380";
 const DEFAULT_CAPACITY: u32 = 32;
 /// Names are shown in tables and carried by messages.
 const MAX_NAME_BYTES: usize = 128;
+/// The smallest segment that keeps the cost of a new file small, and the largest that retention can still work by.
+const SEGMENT_MIN_BYTES: u64 = 1 << 20;
+const SEGMENT_MAX_BYTES: u64 = 1 << 30;
+/// The library's defaults.
+const DEFAULT_SEGMENT_BYTES: u64 = 32 << 20;
+const DEFAULT_RETENTION_BYTES: u64 = 256 << 20;
 /// Threads beyond this are a slip of the finger.
 const MAX_RUNTIME_THREADS: usize = 256;
 
@@ -57,6 +63,14 @@ pub struct NodeArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub runtime_threads: usize,
 
+    /// Size of one file of the log, reserved when it is made
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SEGMENT_BYTES)]
+    pub log_segment_bytes: u64,
+
+    /// How much log is kept for nodes that are behind; whoever is further behind needs a snapshot
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_RETENTION_BYTES)]
+    pub log_retention_bytes: u64,
+
     /// End when standard input does (how `eaves up` keeps its nodes)
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
@@ -74,6 +88,8 @@ pub struct NodeSettings {
     pub capacity: u32,
     pub zone: String,
     pub runtime_threads: usize,
+    pub log_segment_bytes: u64,
+    pub log_retention_bytes: u64,
     pub stop_with_stdin: bool,
 }
 
@@ -90,6 +106,7 @@ impl NodeArgs {
                 "--runtime-threads: give at most {MAX_RUNTIME_THREADS}"
             )));
         }
+        check_log(self.log_segment_bytes, self.log_retention_bytes)?;
         let listen_clients = Address::parse_list("--listen-client-urls", &self.listen_client_urls)?;
         let listen_peers = one("--listen-peer-urls", &self.listen_peer_urls)?;
         let advertise_clients = match &self.advertise_client_urls {
@@ -122,6 +139,8 @@ impl NodeArgs {
             capacity: self.capacity,
             zone: self.zone.clone(),
             runtime_threads: self.runtime_threads,
+            log_segment_bytes: self.log_segment_bytes,
+            log_retention_bytes: self.log_retention_bytes,
             stop_with_stdin: self.stop_with_stdin,
         })
     }
@@ -147,6 +166,20 @@ fn check_reachable(flag: &str, address: &Address) -> Outcome {
         ))),
         _ => Ok(()),
     }
+}
+
+fn check_log(segment_bytes: u64, retention_bytes: u64) -> Outcome {
+    if !(SEGMENT_MIN_BYTES..=SEGMENT_MAX_BYTES).contains(&segment_bytes) {
+        return Err(Failure::usage(format!(
+            "--log-segment-bytes: give {SEGMENT_MIN_BYTES} to {SEGMENT_MAX_BYTES}, not {segment_bytes}"
+        )));
+    }
+    if retention_bytes < segment_bytes {
+        return Err(Failure::usage(format!(
+            "--log-retention-bytes: {retention_bytes} is less than one file of the log; give at least {segment_bytes} or lower --log-segment-bytes"
+        )));
+    }
+    Ok(())
 }
 
 fn check_label(flag: &str, text: &str) -> Outcome {
@@ -230,6 +263,11 @@ mod tests {
                 "--listen-peer-urls",
             ),
             (vec!["--runtime-threads", "1000"], "--runtime-threads"),
+            (vec!["--log-segment-bytes", "1000"], "--log-segment-bytes"),
+            (
+                vec!["--log-retention-bytes", "1048576"],
+                "--log-retention-bytes",
+            ),
         ] {
             let error = check(&flags).unwrap_err();
             assert!(

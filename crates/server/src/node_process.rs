@@ -35,6 +35,8 @@ pub fn run(
         .collect();
     config.zone = settings.zone.clone();
     config.capacity = settings.capacity;
+    config.log.segment_bytes = settings.log_segment_bytes;
+    config.log_retention_bytes = settings.log_retention_bytes;
     adjust(&mut config);
     runtime(settings.runtime_threads)?.block_on(live(settings, config))
 }

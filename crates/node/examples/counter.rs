@@ -1,108 +1,29 @@
 //! A replicated counter: three voters, two listeners, one process. Run it with `cargo run -p eaves --example counter`.
+
 use bytes::Bytes;
-use eaves::{
-    Command, Config, Group, Node, Position, SnapshotSink, SnapshotSource, StartAs, StateMachine,
-};
-use std::{io, path::PathBuf, sync::Arc, sync::Mutex, time::Duration};
+use eaves::{Config, Group, Node, SmallMachine, SmallState, StartAs};
+use std::{io, sync::Arc, time::Duration};
 
-/// What is counted, and where in the log that was.
 #[derive(Clone, Default)]
-struct State {
-    sum: i64,
-    index: u64,
-    position: Position,
-}
+struct Counter(i64);
 
-/// The state as applied, the state as last written, and the file it is written to.
-struct Counter(Arc<Mutex<State>>, Arc<Mutex<State>>, PathBuf);
-
-impl StateMachine for Counter {
-    fn position(&self) -> Option<Position> {
-        Some(self.1.lock().unwrap().position.clone()).filter(|position| !position.0.is_empty())
+impl SmallState for Counter {
+    fn apply(&mut self, command: &[u8]) -> Bytes {
+        // What is no number adds nothing, on every node alike.
+        let number = std::str::from_utf8(command)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        self.0 = self.0.wrapping_add(number.unwrap_or(0));
+        self.0.to_string().into()
     }
 
-    fn apply(
-        &self,
-        commands: &[Command],
-        index: u64,
-        position: Position,
-    ) -> io::Result<Vec<Bytes>> {
-        let mut state = self.0.lock().unwrap();
-        (state.index, state.position) = (index, position);
-        let number =
-            |command: &Command| std::str::from_utf8(&command.data).ok()?.parse::<i64>().ok();
-        let answers = commands.iter().map(|command| {
-            state.sum += number(command).unwrap_or(0); // What is no number adds nothing, on every node alike.
-            Bytes::from(state.sum.to_string())
-        });
-        Ok(answers.collect())
+    fn to_bytes(&self) -> Bytes {
+        self.0.to_string().into()
     }
 
-    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
-        let applied = self.0.lock().unwrap().clone();
-        if applied.index <= durable_index && !applied.position.0.is_empty() {
-            let bytes = [
-                &applied.sum.to_le_bytes(),
-                &applied.index.to_le_bytes(),
-                &applied.position.0[..],
-            ]
-            .concat();
-            std::fs::write(&self.2, bytes)?; // A real one would write beside it, sync, and rename.
-            *self.1.lock().unwrap() = applied;
-        }
-        let written = self.1.lock().unwrap();
-        Ok((!written.position.0.is_empty()).then_some(written.index))
-    }
-
-    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
-        Ok(Box::new(Copy(
-            self.1.lock().unwrap().clone(),
-            false,
-            self.0.clone(),
-            self.1.clone(),
-        )))
-    }
-
-    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
-        Ok(Box::new(Copy(
-            State::default(),
-            false,
-            self.0.clone(),
-            self.1.clone(),
-        )))
-    }
-}
-
-/// A state on its way to or from another node, whether it was sent, and where one that arrives belongs.
-struct Copy(State, bool, Arc<Mutex<State>>, Arc<Mutex<State>>);
-
-impl SnapshotSource for Copy {
-    fn position(&self) -> Position {
-        self.0.position.clone()
-    }
-
-    fn next_chunk(&mut self, _max_bytes: usize) -> io::Result<Option<Bytes>> {
-        let state = &self.0;
-        let bytes = [state.sum.to_le_bytes(), state.index.to_le_bytes()].concat();
-        Ok((!std::mem::replace(&mut self.1, true)).then_some(bytes.into()))
-    }
-}
-
-impl SnapshotSink for Copy {
-    fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
-        let (sum, index) = chunk.split_at(8);
-        let number = |bytes: &[u8]| bytes.try_into().map_err(io::Error::other);
-        (self.0.sum, self.0.index) = (
-            i64::from_le_bytes(number(sum)?),
-            u64::from_le_bytes(number(index)?),
-        );
-        Ok(())
-    }
-
-    fn finish(mut self: Box<Self>, position: Position) -> io::Result<()> {
-        self.0.position = position;
-        (*self.2.lock().unwrap(), *self.3.lock().unwrap()) = (self.0.clone(), self.0);
-        Ok(())
+    fn from_bytes(bytes: &[u8]) -> io::Result<Counter> {
+        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
+        text.parse().map(Counter).map_err(io::Error::other)
     }
 }
 
@@ -117,6 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .iter()
         .map(|(_, address)| address.clone())
         .collect();
+
     let mut nodes = Vec::new();
     for name in ["v1", "v2", "v3", "l1", "l2"] {
         let (start_as, address) = match group.founder(name) {
@@ -130,39 +52,47 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 StartAs::Listener {
                     upstreams: upstreams.clone(),
                 },
-                "127.0.0.1:0".to_string(),
+                "127.0.0.1:0".into(),
             ),
         };
-        let counter = Counter(
-            Arc::default(),
-            Arc::default(),
-            dir.path().join(format!("{name}.sum")),
-        );
-        nodes.push(
-            Node::start(
-                Config::new(name, dir.path().join(name), address, start_as),
-                Arc::new(counter),
-            )
-            .await?,
-        );
+        let data_dir = dir.path().join(name);
+        std::fs::create_dir(&data_dir)?;
+        let counter = SmallMachine::<Counter>::open(&data_dir.join("sum"))?;
+        let node = Node::start(
+            Config::new(name, data_dir, address, start_as),
+            Arc::new(counter.clone()),
+        )
+        .await?;
+        nodes.push((name, node, counter));
     }
+
+    // Any node takes a write, listeners too, and any node reads it back.
     for number in 1..=100 {
-        let node = &nodes[number % nodes.len()]; // Any node takes a write, listeners too.
+        let (writer, node, _) = &nodes[number % 5];
         let sum = node.write(number.to_string().into()).await?;
+        let (reader, node, counter) = &nodes[(number + 2) % 5];
+        node.read_barrier().await?;
+        let read = counter.read(|counter| counter.0);
         println!(
-            "{} added {number}: {}",
-            node.status().borrow().name,
+            "{writer} added {number} and got {}; {reader} reads {read}",
             String::from_utf8_lossy(&sum)
         );
     }
-    for row in nodes[4].tree(Duration::from_secs(1)).await {
+
+    for row in nodes[4].1.tree(Duration::from_secs(1)).await {
+        let fed_by = row
+            .upstream
+            .map_or("Raft".into(), |id| format!("node {id:x}"));
         println!(
-            "{:9} {} applied {} entries, fed by {:?}",
+            "{:8} {} is node {:x}, has applied entry {}, fed by {fed_by}",
             row.role.as_str(),
             row.name,
-            row.applied,
-            row.upstream
+            row.id,
+            row.applied
         );
+    }
+    for (_, node, _) in &nodes {
+        node.shutdown().await;
     }
     Ok(())
 }

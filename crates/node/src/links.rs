@@ -675,6 +675,7 @@ fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
 async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::Result<()> {
     let applier = core.applier.clone();
     let (sink, at) = snapshot::fetch(&core.peers, &address, move || applier.receive()).await?;
+    core.count(|counters| counters.snapshots_received += 1);
     let _turn = core.apply_turn.lock().await;
     let base = Base {
         last: at.last,
@@ -695,7 +696,6 @@ async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::R
     core.applier.log_follows()?;
     core.committed.send_replace(last);
     core.keeper.installed();
-    core.count(|counters| counters.snapshots_received += 1);
     let text = format!(
         "installed a snapshot at {} from {address}",
         last.map_or("the start".into(), |id: LogId| id.to_string())

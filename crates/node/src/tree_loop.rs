@@ -180,11 +180,14 @@ pub(crate) async fn run(
     started: tokio::time::Instant,
 ) {
     let mut stopping = core.stopping.subscribe();
+    let (saver, versions) = mpsc::unbounded_channel();
+    tokio::spawn(save(core.clone(), versions));
     let mut run = Run {
         core,
         tree,
         place: ends.place,
         links: HashMap::new(),
+        saver,
         started,
     };
     let mut inputs = ends.inputs;
@@ -219,6 +222,7 @@ struct Run {
     tree: TreeNode,
     place: watch::Sender<Place>,
     links: HashMap<LinkId, LinkSender>,
+    saver: mpsc::UnboundedSender<(u64, eaves_tree::Saved)>,
     started: tokio::time::Instant,
 }
 
@@ -354,7 +358,8 @@ impl Run {
                 self.links.remove(&link);
             }
             Output::Persist { version, saved } => {
-                drop(tokio::spawn(persist(self.core.clone(), version, saved)))
+                // The saver lives as long as this loop.
+                let _ = self.saver.send((version, saved));
             }
             Output::Event(event) => self.event(event),
         }
@@ -425,12 +430,16 @@ async fn ask(core: Arc<Core>, to: Address) {
     }
 }
 
-async fn persist(core: Arc<Core>, version: u64, saved: eaves_tree::Saved) {
-    let file = core.config.data_dir.join(SAVED_FILE);
-    let bytes = SavedBytes::from(&saved).encode_to_vec();
-    let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
-    core.tree.tell(Input::Persisted {
-        version,
-        saved: written.unwrap_or_else(|error| Err(io::Error::other(error))),
-    });
+/// Writes what the protocol wants kept, one version at a time, so that an older one never replaces a newer.
+async fn save(core: Arc<Core>, mut versions: mpsc::UnboundedReceiver<(u64, eaves_tree::Saved)>) {
+    while let Some((mut version, mut saved)) = versions.recv().await {
+        while let Ok(newer) = versions.try_recv() {
+            (version, saved) = newer;
+        }
+        let file = core.config.data_dir.join(SAVED_FILE);
+        let bytes = SavedBytes::from(&saved).encode_to_vec();
+        let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
+        let saved = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+        core.tree.tell(Input::Persisted { version, saved });
+    }
 }

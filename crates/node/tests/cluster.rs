@@ -17,14 +17,14 @@ async fn a_write_from_anywhere_reaches_everybody_and_is_read_back_at_once() {
     for (turn, running) in nodes.iter().cycle().take(20).enumerate() {
         write(&running.node, turn, turn + 1).await;
         assert_eq!(
-            running.ledger.commands().len(),
+            running.commands().len(),
             turn + 1,
             "a node that answered a write has applied it"
         );
         let reader = &nodes[(turn + 3) % nodes.len()];
         reader.node.read_barrier().await.unwrap();
         assert_eq!(
-            reader.ledger.commands().len(),
+            reader.commands().len(),
             turn + 1,
             "a linearizable read sees every write before it"
         );
@@ -115,7 +115,7 @@ async fn a_group_of_one_has_no_follower_and_feeds_nobody() {
         None,
         "S1: the leader never feeds a listener"
     );
-    assert!(listener.ledger.commands().is_empty());
+    assert!(listener.commands().is_empty());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::convert::{
 use super::machine::SnapshotData;
 use super::types::Types;
 use crate::member::Member;
-use crate::message::{AppendedHead, Call, Purpose, Reply};
+use crate::message::{Call, Purpose, Reply};
 use crate::peer::client::{CallError, Greeted, Peers};
 use crate::snapshot;
 use crate::wire::{Kind, PacketReader, write_packet};
@@ -149,7 +149,13 @@ impl RaftNetworkV2<Types> for Link {
                 futures_util::stream::unfold(Some((reader, sending)), move |state| async move {
                     let (mut reader, sending) = state?;
                     match next_result(&mut reader).await {
-                        Ok(result) => Some((Ok(result), Some((reader, sending)))),
+                        Ok(Some(result)) => Some((Ok(result), Some((reader, sending)))),
+                        // Every request is answered: we ended the sending, and the peer has nothing left to say.
+                        Ok(None) if sending.0.is_finished() => None,
+                        Ok(None) => {
+                            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                            Some((Err(RPCError::Network(NetworkError::new(&error))), None))
+                        }
                         Err(error) => {
                             Some((Err(RPCError::Network(NetworkError::new(&error))), None))
                         }
@@ -247,7 +253,10 @@ where
     let _ = writer.shutdown().await;
 }
 
-async fn next_result(reader: &mut PacketReader) -> io::Result<StreamAppendResult<Types>> {
-    let head: AppendedHead = reader.expect().await?.expect(Kind::Appended)?;
-    stream_result(head)
+/// The next answer; `None` when the peer has closed the connection between two.
+async fn next_result(reader: &mut PacketReader) -> io::Result<Option<StreamAppendResult<Types>>> {
+    match reader.next().await? {
+        Some(packet) => stream_result(packet.expect(Kind::Appended)?).map(Some),
+        None => Ok(None),
+    }
 }

@@ -6,3 +6,4 @@ mod model;
 mod random;
 mod semantics;
 mod snapshots;
+mod watches;

@@ -1,0 +1,766 @@
+//! Watches: what each rule says, and random watchers that must see exactly what happened, whoever is slow.
+
+use crate::harness::*;
+use crate::model::{Happened, Model, in_range};
+use crate::random;
+use bytes::Bytes;
+use eaves::StateMachine;
+use eaves_kv::proto::mvccpb::{Event, KeyValue, event::EventType};
+use eaves_kv::store::{
+    KvCommand, QUEUE_MAX_REVISIONS, WatchEvents, WatchHandle, WatchItem, WatchRefusal, WatchSpec,
+};
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// The next item, if there is one without waiting for anything to happen.
+fn next(events: &mut WatchEvents) -> Option<WatchItem> {
+    // A poll may end early only to let others run.
+    (0..10_000).find_map(|_| events.recv().now_or_never())?.ok()
+}
+
+fn rest(events: &mut WatchEvents) -> Vec<WatchItem> {
+    std::iter::from_fn(|| next(events)).collect()
+}
+
+fn spec(key: &str, range_end: &str, start_revision: i64) -> WatchSpec {
+    WatchSpec {
+        key: bytes(key),
+        range_end: bytes(range_end),
+        start_revision,
+        ..WatchSpec::default()
+    }
+}
+
+fn created(watch_id: i64, revision: i64) -> WatchItem {
+    WatchItem::Created { watch_id, revision }
+}
+
+/// Events as `+key@revision` and `-key@revision`.
+fn short(events: &[Event]) -> String {
+    let one = |event: &Event| {
+        let kv = event.kv.as_ref().unwrap();
+        let sign = if event.r#type == EventType::Put as i32 {
+            '+'
+        } else {
+            '-'
+        };
+        format!(
+            "{sign}{}@{}",
+            String::from_utf8_lossy(&kv.key),
+            kv.mod_revision
+        )
+    };
+    events.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// Items as text, events as [`short`] with the header revision.
+fn shorts(items: Vec<WatchItem>) -> Vec<String> {
+    let text = |item| match item {
+        WatchItem::Events {
+            watch_id,
+            revision,
+            events,
+        } => format!("{watch_id}: {} ({revision})", short(&events)),
+        other => format!("{other:?}"),
+    };
+    items.into_iter().map(text).collect()
+}
+
+#[test]
+fn a_watcher_hears_what_happens_from_now_on() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1")]);
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 0));
+    node.puts(&[("a", "2"), ("b", "1")]);
+    assert_eq!(next(&mut events), Some(created(0, 2)));
+    node.delete(delete("a", "")).unwrap();
+    assert_eq!(shorts(rest(&mut events)), ["0: +a@3 -a@5 (5)"]);
+    node.puts(&[("a", "3")]);
+    assert_eq!(shorts(rest(&mut events)), ["0: +a@6 (6)"]);
+}
+
+#[test]
+fn a_delete_event_has_key_and_revision_only() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1")]);
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(WatchSpec {
+        prev_kv: true,
+        ..spec("a", "", 0)
+    });
+    node.delete(delete("a", "")).unwrap();
+    let Some(WatchItem::Events { events, .. }) = rest(&mut events).pop() else {
+        panic!("the delete is an event");
+    };
+    let deleted = KeyValue {
+        key: bytes("a"),
+        mod_revision: 3,
+        ..KeyValue::default()
+    };
+    assert_eq!(events[0].kv, Some(deleted));
+    assert_eq!(events[0].prev_kv, Some(kv("a", "1", 2, 2, 1)));
+}
+
+#[test]
+fn ids_are_the_streams_own() {
+    let node = Node::new();
+    let hub = node.store.watch_hub();
+    let (first, mut first_events) = hub.open_stream();
+    let (second, mut second_events) = hub.open_stream();
+    first.watch(spec("a", "", 0));
+    first.watch(WatchSpec {
+        watch_id: 1,
+        ..spec("a", "", 0)
+    });
+    first.watch(spec("a", "", 0));
+    first.watch(WatchSpec {
+        watch_id: 1,
+        ..spec("a", "", 0)
+    });
+    second.watch(spec("a", "", 0));
+    let refused = WatchItem::Refused {
+        revision: 1,
+        refusal: WatchRefusal::DuplicateId,
+    };
+    assert_eq!(
+        rest(&mut first_events),
+        [created(0, 1), created(1, 1), created(2, 1), refused]
+    );
+    assert_eq!(rest(&mut second_events), [created(0, 1)]);
+}
+
+#[test]
+fn an_empty_range_and_a_negative_start_are_refused() {
+    let node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("b", "a", 0));
+    handle.watch(spec("b", "b", 0));
+    handle.watch(spec("b", "", -1));
+    let refused = |refusal| WatchItem::Refused {
+        revision: 1,
+        refusal,
+    };
+    assert_eq!(
+        rest(&mut events),
+        [
+            refused(WatchRefusal::EmptyRange),
+            refused(WatchRefusal::EmptyRange),
+            refused(WatchRefusal::NegativeStart)
+        ]
+    );
+}
+
+#[test]
+fn an_empty_key_watches_from_the_smallest() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("", "\0", 0));
+    node.puts(&[("a", "1"), ("\0", "1")]);
+    assert_eq!(shorts(rest(&mut events))[1], "0: +a@2 +\0@3 (3)");
+}
+
+#[test]
+fn a_watcher_from_the_past_catches_up_from_memory_and_disk() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1"), ("b", "1"), ("a", "2")]);
+    node.persist();
+    node.puts(&[("a", "3"), ("c", "1")]);
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 1));
+    handle.watch(spec("a", "c", 3));
+    let mut got: BTreeMap<i64, Vec<String>> = BTreeMap::new();
+    for item in rest(&mut events) {
+        if let WatchItem::Events {
+            watch_id, events, ..
+        } = item
+        {
+            got.entry(watch_id).or_default().push(short(&events));
+        }
+    }
+    assert_eq!(got[&0].join(" "), "+a@2 +a@4 +a@5");
+    assert_eq!(got[&1].join(" "), "+b@3 +a@4 +a@5");
+    node.puts(&[("a", "4")]);
+    assert_eq!(rest(&mut events).len(), 2);
+    assert_eq!(node.store.watcher_counts(), (2, 0));
+}
+
+#[test]
+fn a_future_start_hears_nothing_before_it() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 4));
+    node.puts(&[("a", "1"), ("a", "2")]);
+    handle.progress();
+    handle.progress_of(0);
+    assert_eq!(rest(&mut events), [created(0, 1)]);
+    node.puts(&[("a", "3")]);
+    handle.progress();
+    let progress = WatchItem::Progress {
+        watch_id: -1,
+        revision: 4,
+    };
+    assert_eq!(
+        shorts(rest(&mut events)),
+        ["0: +a@4 (4)".to_string(), format!("{progress:?}")]
+    );
+}
+
+#[test]
+fn filters_leave_out_kinds_and_empty_answers() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(WatchSpec {
+        no_put: true,
+        ..spec("a", "", 0)
+    });
+    handle.watch(WatchSpec {
+        no_delete: true,
+        ..spec("a", "", 0)
+    });
+    node.puts(&[("a", "1")]);
+    node.delete(delete("a", "")).unwrap();
+    assert_eq!(
+        shorts(rest(&mut events))[2..],
+        ["1: +a@2 (2)", "0: -a@3 (3)"]
+    );
+}
+
+#[test]
+fn what_happened_at_one_revision_comes_at_once() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "c", 0));
+    let ops = vec![
+        op_put(put("b", "1")),
+        op_put(put("c", "1")),
+        op_put(put("a", "1")),
+    ];
+    node.txn(txn(vec![], ops, vec![])).unwrap();
+    assert_eq!(shorts(rest(&mut events))[1..], ["0: +b@2 +a@2 (2)"]);
+    handle.watch(spec("a", "z", 1));
+    assert_eq!(shorts(rest(&mut events))[1..], ["1: +b@2 +c@2 +a@2 (2)"]);
+}
+
+#[test]
+fn previous_values_are_those_of_the_revision_before() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    let with_previous = |start| WatchSpec {
+        prev_kv: true,
+        ..spec("a", "", start)
+    };
+    handle.watch(with_previous(0));
+    node.puts(&[("a", "1"), ("a", "2")]);
+    node.persist();
+    handle.watch(with_previous(2));
+    node.compact(3).unwrap();
+    handle.watch(with_previous(3));
+    let mut previous: BTreeMap<i64, Vec<Option<KeyValue>>> = BTreeMap::new();
+    for item in rest(&mut events) {
+        match item {
+            WatchItem::Events {
+                watch_id, events, ..
+            } => previous
+                .entry(watch_id)
+                .or_default()
+                .extend(events.into_iter().map(|event| event.prev_kv)),
+            WatchItem::Compacted { watch_id, .. } => {
+                previous.insert(watch_id, vec![]);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(previous[&0], [None, Some(kv("a", "1", 2, 2, 1))]);
+    // The second was too slow for the compaction, for the third the value before is compacted.
+    assert_eq!(previous[&1], []);
+    assert_eq!(previous[&2], [None]);
+}
+
+#[test]
+fn a_start_before_the_compaction_is_told_so_after_it_was_created() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1"), ("a", "2"), ("a", "3")]);
+    node.compact(3).unwrap();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 2));
+    handle.watch(spec("a", "", 3));
+    let items = rest(&mut events);
+    let compacted = WatchItem::Compacted {
+        watch_id: 0,
+        compact_revision: 3,
+    };
+    assert_eq!(items[..2], [created(0, 4), created(1, 4)]);
+    assert!(items.contains(&compacted), "{items:?}");
+    assert!(shorts(items).contains(&"1: +a@3 +a@4 (4)".to_string()));
+    // The id is free again, and canceling it is silent.
+    handle.cancel(0);
+    handle.watch(spec("a", "", 0));
+    assert_eq!(rest(&mut events), [created(2, 4)]);
+}
+
+#[test]
+fn a_delete_at_the_compacted_revision_is_still_heard() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1")]);
+    node.delete(delete("a", "")).unwrap();
+    node.puts(&[("b", "1")]);
+    node.compact(3).unwrap();
+    node.scrub();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 3));
+    handle.watch(spec("a", "z", 3));
+    let items = shorts(rest(&mut events));
+    assert!(items.contains(&"0: -a@3 (4)".to_string()), "{items:?}");
+    assert!(items.contains(&"1: -a@3 +b@4 (4)".to_string()), "{items:?}");
+}
+
+#[test]
+fn a_canceled_watcher_is_silent() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 0));
+    handle.cancel(7);
+    node.puts(&[("a", "1")]);
+    handle.cancel(0);
+    node.puts(&[("a", "2")]);
+    let canceled = WatchItem::Canceled {
+        watch_id: 0,
+        revision: 2,
+    };
+    let items = rest(&mut events);
+    assert_eq!(items[0], created(0, 1));
+    assert_eq!(items[2..], [canceled]);
+    assert_eq!(node.store.watcher_counts(), (0, 0));
+}
+
+#[test]
+fn progress_comes_after_the_events_it_speaks_of() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.progress();
+    handle.watch(spec("a", "", 0));
+    node.puts(&[("a", "1"), ("b", "1")]);
+    handle.progress();
+    handle.progress_of(0);
+    handle.progress_of(5);
+    let progress = |watch_id, revision| WatchItem::Progress { watch_id, revision };
+    let items = rest(&mut events);
+    assert_eq!(items[..2], [progress(-1, 1), created(0, 1)]);
+    assert_eq!(items[3..], [progress(-1, 3), progress(0, 3)]);
+}
+
+#[test]
+fn a_stream_with_a_watcher_behind_makes_no_progress() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1")]);
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 1));
+    handle.progress();
+    assert_eq!(
+        shorts(rest(&mut events)),
+        [format!("{:?}", created(0, 2)), "0: +a@2 (2)".into()]
+    );
+    handle.progress();
+    assert_eq!(rest(&mut events).len(), 1);
+}
+
+#[test]
+fn a_client_that_does_not_read_costs_a_bounded_queue_and_loses_nothing() {
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 0));
+    let many = QUEUE_MAX_REVISIONS + 500;
+    let puts: Vec<KvCommand> = (0..many).map(|_| KvCommand::Put(put("a", "x"))).collect();
+    node.apply_all(&puts);
+    assert_eq!(node.store.watcher_counts(), (1, 1));
+    node.persist();
+    let mut revisions = Vec::new();
+    for item in rest(&mut events) {
+        if let WatchItem::Events { events, .. } = item {
+            revisions.extend(events.iter().map(|e| e.kv.as_ref().unwrap().mod_revision));
+        }
+    }
+    assert_eq!(revisions, (2..many as i64 + 2).collect::<Vec<_>>());
+    assert_eq!(node.store.watcher_counts(), (1, 0));
+}
+
+#[test]
+fn a_stream_that_is_dropped_takes_its_watchers_along() {
+    let mut node = Node::new();
+    let (handle, events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 0));
+    handle.watch(spec("a", "", 1));
+    drop(events);
+    assert_eq!(node.store.watcher_counts(), (0, 0));
+    node.puts(&[("a", "1")]);
+    handle.watch(spec("a", "", 0));
+    assert_eq!(node.store.watcher_counts(), (0, 0));
+}
+
+#[test]
+fn requests_wait_while_too_many_answers_are_unread() {
+    let node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    let mut asked = 0;
+    while handle.room().now_or_never().is_some() {
+        handle.watch(spec("a", "", 0));
+        asked += 1;
+        assert!(asked < 10_000, "there is a limit");
+    }
+    next(&mut events);
+    assert!(handle.room().now_or_never().is_some());
+    while handle.room().now_or_never().is_some() {
+        handle.watch(spec("a", "", 0));
+    }
+    drop(events);
+    assert!(handle.room().now_or_never().is_some());
+}
+
+#[test]
+fn after_an_installed_snapshot_watchers_go_on_where_they_were() {
+    let mut ahead = Node::new();
+    let mut node = Node::new();
+    for one in [&mut ahead, &mut node] {
+        one.puts(&[("a", "1")]);
+    }
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 0));
+    handle.watch(spec("a", "", 9));
+    ahead.puts(&[("a", "2"), ("b", "1"), ("a", "3")]);
+    ahead.persist();
+    let mut source = ahead.store.snapshot().unwrap();
+    let mut sink = node.store.install().unwrap();
+    while let Some(chunk) = source.next_chunk(1000).unwrap() {
+        sink.write_chunk(chunk).unwrap();
+    }
+    sink.finish(source.position()).unwrap();
+    node.log = ahead.log.clone();
+    assert_eq!(
+        shorts(rest(&mut events))[2..],
+        ["0: +a@3 +a@5 (5)"],
+        "what the snapshot brought, once"
+    );
+    node.puts(&[("a", "4")]);
+    assert_eq!(shorts(rest(&mut events)), ["0: +a@6 (6)"]);
+}
+
+#[test]
+fn a_reader_that_waits_is_woken() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let mut node = Node::new();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(spec("a", "", 0));
+    let reader = std::thread::spawn(move || {
+        runtime.block_on(async {
+            events.recv().await.unwrap();
+            events.recv().await.unwrap()
+        })
+    });
+    node.puts(&[("a", "1")]);
+    assert_eq!(shorts(vec![reader.join().unwrap()]), ["0: +a@2 (2)"]);
+}
+
+/// Something done to a store that is watched.
+#[derive(Clone, Debug)]
+enum Op {
+    Write(random::Op),
+    /// So many puts as one batch.
+    Burst(usize),
+    /// On one of the streams, from so many revisions before now.
+    Watch(usize, WatchSpec, i64),
+    Cancel(usize, i64),
+    Progress(usize),
+    /// Take so many items from a stream.
+    Read(usize, usize),
+    Scrub,
+}
+
+const STREAMS: usize = 2;
+
+fn op() -> impl Strategy<Value = Op> {
+    let write = prop_oneof![
+        4 => random::put().prop_map(random::Op::Put),
+        2 => random::delete().prop_map(random::Op::Delete),
+        1 => (-1..6i64).prop_map(random::Op::Compact),
+        2 => (0..3u64).prop_map(random::Op::Persist),
+    ];
+    let watch = (
+        0..STREAMS,
+        (random::key(), random::range_end(), any::<[bool; 3]>(), 0..4),
+        prop_oneof![Just(0i64), -3..12i64],
+    );
+    prop_oneof![
+        12 => write.prop_map(Op::Write),
+        1 => (1..1500usize).prop_map(Op::Burst),
+        4 => watch.prop_map(|(stream, (key, range_end, flags, rare), before)| {
+            let spec = WatchSpec {
+                key,
+                range_end,
+                no_put: flags[0] && rare == 0,
+                no_delete: flags[1] && rare == 0,
+                prev_kv: flags[2],
+                ..WatchSpec::default()
+            };
+            Op::Watch(stream, spec, before)
+        }),
+        1 => (0..STREAMS, 0..6i64).prop_map(|(stream, id)| Op::Cancel(stream, id)),
+        2 => (0..STREAMS).prop_map(Op::Progress),
+        4 => (0..STREAMS, 1..8usize).prop_map(|(stream, items)| Op::Read(stream, items)),
+        1 => Just(Op::Scrub),
+    ]
+}
+
+/// What one watcher must see, and how far it saw it.
+struct Expected {
+    spec: WatchSpec,
+    /// First revision it is to see.
+    start: i64,
+    /// It has seen everything before this revision.
+    next: i64,
+    created: bool,
+}
+
+struct Watched {
+    handle: WatchHandle,
+    events: WatchEvents,
+    /// By watch id; in order of creation for the `Created` items.
+    watchers: BTreeMap<i64, Expected>,
+    /// Watchers that the client canceled, whose last items may be on their way.
+    canceled: BTreeMap<i64, Expected>,
+    next_id: i64,
+}
+
+impl Watched {
+    fn new(node: &Node) -> Self {
+        let (handle, events) = node.store.watch_hub().open_stream();
+        Self {
+            handle,
+            events,
+            watchers: BTreeMap::new(),
+            canceled: BTreeMap::new(),
+            next_id: 0,
+        }
+    }
+
+    fn watch(&mut self, mut spec: WatchSpec, before: i64, model: &Model) {
+        // -3..: from the future, 0: from now.
+        if before != 0 {
+            spec.start_revision = (model.revision - before + 1).max(1);
+        }
+        let empty = !spec.range_end.is_empty()
+            && spec.range_end.as_ref() != b"\0"
+            && spec.key >= spec.range_end;
+        self.handle.watch(spec.clone());
+        if empty {
+            return;
+        }
+        let start = if before == 0 {
+            model.revision + 1
+        } else {
+            spec.start_revision
+        };
+        self.watchers.insert(
+            self.next_id,
+            Expected {
+                spec,
+                start,
+                next: start,
+                created: false,
+            },
+        );
+        self.next_id += 1;
+    }
+
+    fn cancel(&mut self, id: i64) {
+        self.handle.cancel(id);
+        if let Some(watcher) = self.watchers.remove(&id) {
+            self.canceled.insert(id, watcher);
+        }
+    }
+
+    fn of(&mut self, id: i64) -> &mut Expected {
+        match self.watchers.get_mut(&id) {
+            Some(watcher) => watcher,
+            None => self.canceled.get_mut(&id).expect("a watcher that is known"),
+        }
+    }
+
+    /// Takes one item and checks it; false if there is none.
+    fn read(&mut self, model: &Model) -> bool {
+        let Some(item) = next(&mut self.events) else {
+            return false;
+        };
+        match item {
+            WatchItem::Created { watch_id, revision } => {
+                assert!(revision <= model.revision);
+                assert!(!std::mem::replace(&mut self.of(watch_id).created, true));
+            }
+            WatchItem::Refused { refusal, .. } => {
+                assert_eq!(refusal, WatchRefusal::EmptyRange);
+            }
+            WatchItem::Events {
+                watch_id,
+                revision,
+                events,
+            } => self.of(watch_id).check(&events, revision, model),
+            WatchItem::Progress { watch_id, revision } => {
+                assert_eq!(watch_id, -1);
+                for watcher in self.watchers.values().filter(|watcher| watcher.created) {
+                    let missed = watcher.happened(model, revision);
+                    assert!(
+                        missed.is_empty(),
+                        "progress {revision}, not seen: {missed:?}"
+                    );
+                }
+            }
+            WatchItem::Canceled { watch_id, .. } => {
+                self.canceled.remove(&watch_id).expect("it was canceled");
+            }
+            WatchItem::Compacted {
+                watch_id,
+                compact_revision,
+            } => {
+                let watcher = self.watchers.remove(&watch_id);
+                let watcher = watcher.or_else(|| self.canceled.remove(&watch_id)).unwrap();
+                assert_eq!(compact_revision, model.compact_revision);
+                assert!(watcher.start < compact_revision || watcher.next < compact_revision);
+            }
+        }
+        true
+    }
+}
+
+impl Expected {
+    /// What it wants and has not seen, up to a revision.
+    fn happened<'a>(&self, model: &'a Model, through: i64) -> Vec<&'a Happened> {
+        let wanted = |event: &&Happened| {
+            let filtered = match event.value {
+                Some(_) => self.spec.no_put,
+                None => self.spec.no_delete,
+            };
+            !filtered && in_range(&event.key, &self.spec.key, &self.spec.range_end)
+        };
+        model
+            .events
+            .iter()
+            .filter(|event| event.revision >= self.next && event.revision <= through)
+            .filter(wanted)
+            .collect()
+    }
+
+    fn check(&mut self, events: &[Event], revision: i64, model: &Model) {
+        assert!(self.created, "events come after the creation");
+        let expected = self.happened(model, revision);
+        assert!(!events.is_empty());
+        let seen: Vec<(i64, Bytes, bool)> = events
+            .iter()
+            .map(|event| {
+                let kv = event.kv.clone().unwrap();
+                (
+                    kv.mod_revision,
+                    kv.key,
+                    event.r#type == EventType::Put as i32,
+                )
+            })
+            .collect();
+        let happened: Vec<(i64, Bytes, bool)> = expected
+            .iter()
+            .map(|event| (event.revision, event.key.clone(), event.value.is_some()))
+            .collect();
+        assert_eq!(seen, happened, "of {:?} from {}", self.spec, self.next);
+        for event in events {
+            self.check_values(event, model);
+        }
+        self.next = revision + 1;
+    }
+
+    fn check_values(&self, event: &Event, model: &Model) {
+        let kv = event.kv.as_ref().unwrap();
+        if event.r#type == EventType::Put as i32 {
+            assert_eq!(model.at(kv.mod_revision).get(&kv.key), Some(kv));
+        }
+        if let Some(previous) = &event.prev_kv {
+            assert!(self.spec.prev_kv);
+            let before = model.at(kv.mod_revision - 1);
+            assert_eq!(before.get(&kv.key), Some(previous));
+        } else if self.spec.prev_kv && model.compact_revision < kv.mod_revision {
+            let before = model.at(kv.mod_revision - 1);
+            assert_eq!(before.get(&kv.key), None, "a previous value is missing");
+        }
+    }
+}
+
+fn run(ops: Vec<Op>) {
+    let mut node = Node::new();
+    let mut model = Model::new();
+    let mut streams: Vec<Watched> = (0..STREAMS).map(|_| Watched::new(&node)).collect();
+    let write = |node: &mut Node, model: &mut Model, command: KvCommand| {
+        node.apply(command.clone());
+        let _ = random::model_answer(model, &command);
+        assert_eq!(node.store.revision(), model.revision);
+    };
+    for op in ops {
+        match op {
+            Op::Write(random::Op::Put(put)) => write(&mut node, &mut model, KvCommand::Put(put)),
+            Op::Write(random::Op::Delete(delete)) => {
+                write(&mut node, &mut model, KvCommand::DeleteRange(delete));
+            }
+            Op::Write(random::Op::Compact(before)) => {
+                let revision = model.revision - before;
+                let request = eaves_kv::proto::etcdserverpb::CompactionRequest {
+                    revision,
+                    physical: false,
+                };
+                write(&mut node, &mut model, KvCommand::Compact(request));
+            }
+            Op::Write(random::Op::Persist(short)) => {
+                let index = (node.log.len() as u64).saturating_sub(short);
+                node.store.persist(index).unwrap();
+            }
+            Op::Write(other) => unreachable!("{other:?} is not generated here"),
+            Op::Burst(puts) => {
+                let command = KvCommand::Put(put("b", "burst"));
+                node.apply_all(&vec![command; puts]);
+                for revision in model.revision + 1..=model.revision + puts as i64 {
+                    model.events.push(Happened {
+                        revision,
+                        key: bytes("b"),
+                        value: Some(bytes("burst")),
+                    });
+                }
+                model.revision += puts as i64;
+            }
+            Op::Watch(stream, spec, before) => streams[stream].watch(spec, before, &model),
+            Op::Cancel(stream, id) => streams[stream].cancel(id),
+            Op::Progress(stream) => streams[stream].handle.progress(),
+            Op::Read(stream, items) => {
+                for _ in 0..items {
+                    streams[stream].read(&model);
+                }
+            }
+            Op::Scrub => node.scrub(),
+        }
+    }
+    for stream in &mut streams {
+        while stream.read(&model) {}
+        for (id, watcher) in &stream.watchers {
+            let missed = watcher.happened(&model, model.revision);
+            assert!(missed.is_empty(), "watcher {id} never saw {missed:?}");
+        }
+        assert!(stream.canceled.is_empty());
+    }
+    assert_eq!(node.store.watcher_counts().1, 0, "everybody caught up");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_watcher_sees_exactly_what_happened(ops in prop::collection::vec(op(), 1..80)) {
+        run(ops);
+    }
+}

@@ -14,8 +14,8 @@ const BATCH: u64 = 64;
 const VALUE_BYTES: usize = 256;
 
 fn key(i: u64, keys: u64) -> Bytes {
-    // Scattered, not in key order.
-    let i = i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys;
+    // Every key once, scattered over the key space: the factor is a prime that does not divide the number of keys.
+    let i = i % keys * 1_000_003 % keys;
     format!("/registry/pods/namespace-{}/pod-{i:08}", i % 100).into()
 }
 

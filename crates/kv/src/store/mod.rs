@@ -49,6 +49,7 @@ pub mod command;
 mod compaction;
 pub mod error;
 mod index;
+mod key_sort;
 mod overlay;
 mod persist;
 mod range;

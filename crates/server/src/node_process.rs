@@ -15,6 +15,9 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
+/// A watch that asked for a leader lives so many election timeouts without one, as in etcd.
+const LEADERLESS_ELECTIONS: u32 = 3;
+
 /// Runs a node until it is told to stop or breaks. `adjust` sets what is particular to a voter.
 pub fn run(
     settings: &NodeSettings,
@@ -43,6 +46,7 @@ pub fn run(
 
 async fn live(settings: &NodeSettings, config: Config) -> Outcome {
     let mut stopping = stop_signal(settings.stop_with_stdin)?;
+    let leaderless_timeout = config.raft.election_timeout * LEADERLESS_ELECTIONS;
     let listeners = listen(&settings.listen_clients).await?;
     let store = open_store(settings)?;
     let started = tokio::select! {
@@ -66,6 +70,7 @@ async fn live(settings: &NodeSettings, config: Config) -> Outcome {
         let options = ServiceOptions {
             extra_routes: tonic::service::Routes::new(admin::service(node.clone())),
             extra_descriptors: vec![admin::DESCRIPTORS],
+            leaderless_timeout,
             ..ServiceOptions::default()
         };
         ports.spawn(eaves_kv::serve(

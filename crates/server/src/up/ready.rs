@@ -1,5 +1,6 @@
 //! When a group counts as ready: every voter knows the leader, every listener has an upstream.
 
+use super::child::last_line;
 use super::directory::Directory;
 use super::layout::{Kind, PlannedNode};
 use crate::admin::proto::admin_client::AdminClient;
@@ -37,11 +38,13 @@ pub async fn wait(nodes: &[PlannedNode], directory: &Directory) -> Outcome {
         return Ok(());
     }
     let first = waiting.first().expect("somebody was waited for");
+    let log = directory.log_of(first);
+    let said = last_line(&log).unwrap_or_else(|| "nothing".to_string());
     Err(Failure::failed(format!(
-        "not ready within {} s: {}; see {}",
+        "not ready within {} s: {}; the last that {first} said: {said}; see {}",
         READY_TIMEOUT.as_secs(),
         waiting.iter().copied().collect::<Vec<_>>().join(", "),
-        directory.log_of(first).display()
+        log.display()
     )))
 }
 

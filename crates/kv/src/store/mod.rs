@@ -48,6 +48,7 @@ mod catch_up;
 pub mod command;
 mod compaction;
 pub mod error;
+mod go_sort;
 mod index;
 mod key_sort;
 mod overlay;

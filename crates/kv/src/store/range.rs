@@ -5,6 +5,7 @@
 //! only under the lock and together with the view, so nothing can get lost in between, and the answer is of one point in time.
 
 use super::error::KvError;
+use super::go_sort::sort_like_go;
 use super::index::{Index, KeyRange};
 use super::overlay::Overlay;
 use super::record::{Record, Revision};
@@ -210,8 +211,7 @@ fn passes_filters(request: &RangeRequest, record: &Record) -> bool {
     )
 }
 
-/// Sorts records that are in key order. Records that compare equal stay in key order, also when descending; etcd leaves them in the
-/// order that Go's unstable sort happens to give.
+/// Sorts records that are in key order. Records that compare equal come in the order in which etcd 3.5.1 gives them.
 fn sort(request: &RangeRequest, records: &mut [Record]) {
     let (order, target) = (request.sort_order(), request.sort_target());
     if target == SortTarget::Key && order != SortOrder::Descend {
@@ -227,8 +227,8 @@ fn sort(request: &RangeRequest, records: &mut [Record]) {
         }
     };
     if order == SortOrder::Descend {
-        records.sort_by(|a, b| compare(b, a));
+        sort_like_go(records, |a, b| compare(b, a).is_lt());
     } else {
-        records.sort_by(compare);
+        sort_like_go(records, |a, b| compare(a, b).is_lt());
     }
 }

@@ -1,6 +1,8 @@
 //! Damaged, foreign and busy state files: a clear error that names the file, never a wrong answer, never a panic.
 
 use crate::harness::*;
+use eaves::StateMachine;
+use eaves_kv::proto::etcdserverpb::RangeRequest;
 use eaves_kv::store::{StateFileError, Store};
 use std::path::{Path, PathBuf};
 
@@ -102,5 +104,21 @@ fn a_file_cut_short_is_refused() {
             Ok(store) => assert_eq!(store.range(&all()).unwrap().count, 29),
             Err(error) => assert!(error.to_string().contains("state.redb"), "{error}"),
         }
+    }
+}
+
+/// What `sample_file` wrote when the format got its number.
+const FORMAT_1: &[u8] = include_bytes!("state-format-1.redb");
+
+#[test]
+fn a_file_of_format_1_still_opens() {
+    let (_old_dir, old) = open(FORMAT_1);
+    let (_new_dir, new) = open(&sample_file());
+    let (old, new) = (old.unwrap(), new.unwrap());
+    assert_eq!(old.position(), Some(position(42)));
+    assert_eq!((old.revision(), old.compact_revision()), (42, 12));
+    for revision in 12..=42 {
+        let request = RangeRequest { revision, ..all() };
+        assert_eq!(old.range(&request), new.range(&request));
     }
 }

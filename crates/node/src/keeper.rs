@@ -100,11 +100,12 @@ impl Keeper {
 
     async fn persist_to(&self, end: u64) -> io::Result<()> {
         let _turn = self.turn.lock().await;
-        if end <= *self.persisted_end.borrow() {
+        let Some(durable_index) = end.checked_sub(1) else {
             return Ok(());
-        }
+        };
+        // Even when nothing was applied since: the state machine may have work of its own left, such as a compaction.
         let applier = self.applier.clone();
-        let persist = move || applier.persist(end - 1);
+        let persist = move || applier.persist(durable_index);
         let persisted = tokio::task::spawn_blocking(persist)
             .await
             .map_err(io::Error::other)??;

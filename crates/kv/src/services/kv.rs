@@ -61,6 +61,13 @@ impl KvService {
         self.0.node.read_barrier().await.map_err(read_failed)
     }
 
+    /// Waits until nothing below the compacted `revision` is left on this node's disk.
+    async fn scrubbed(&self, revision: i64) -> Result<(), KvError> {
+        let mut scrubbed = self.0.store.scrubbed_revision();
+        let done = scrubbed.wait_for(|scrubbed| *scrubbed >= revision).await;
+        done.map(|_| ()).map_err(|_| KvError::Stopped)
+    }
+
     /// Completes the header of an answer, which has only the revision, with who answers.
     fn complete(&self, header: &mut Option<ResponseHeader>) {
         let revision = header.as_ref().map_or(0, |header| header.revision);
@@ -125,8 +132,11 @@ impl Kv for KvService {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
-        let mut response: CompactionResponse =
-            self.write(KvCommand::Compact(request.into_inner())).await?;
+        let request = request.into_inner();
+        let mut response: CompactionResponse = self.write(KvCommand::Compact(request)).await?;
+        if request.physical {
+            self.scrubbed(request.revision).await?;
+        }
         self.complete(&mut response.header);
         Ok(Response::new(response))
     }

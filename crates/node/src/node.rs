@@ -580,9 +580,10 @@ fn peer(member: &Member) -> Peer {
     }
 }
 
-/// Keeps a listener's status in step with its place in the tree.
+/// Keeps a listener's status in step with its place in the tree and with the term of the log.
 async fn watch_place(core: Arc<Core>) {
     let mut place = core.tree.place();
+    let mut committed = core.committed.subscribe();
     loop {
         let now = place.borrow_and_update().clone();
         let term = core.positions().committed_term;
@@ -592,7 +593,13 @@ async fn watch_place(core: Arc<Core>) {
             status.leader = now.leader;
             status.term = term;
         });
-        if place.changed().await.is_err() {
+        // Entries come all the time, another term hardly ever.
+        let other_term = committed.wait_for(|id| id.map_or(0, |id| id.term) != term);
+        let open = tokio::select! {
+            changed = place.changed() => changed.is_ok(),
+            changed = other_term => changed.is_ok(),
+        };
+        if !open {
             return;
         }
     }

@@ -18,6 +18,8 @@ pub struct Identity {
     pub cluster_id: Option<u64>,
     /// The node. Below 2^53, so that it survives JSON.
     pub node_id: u64,
+    /// Whether the log here is a voter's, which may hold entries that are not committed, or a listener's, which never does (S5).
+    pub is_voter: bool,
 }
 
 /// Why a directory cannot be used.
@@ -46,6 +48,18 @@ pub enum IdentityError {
         found: u64,
         /// The one it was started for.
         wanted: u64,
+    },
+    /// A listener's directory was given to a voter, or a voter's to a listener.
+    #[error(
+        "data directory {dir} belongs to a {found}, not to a {wanted}: choose another --data-dir; only an administrator's command changes what a node is"
+    )]
+    OtherRole {
+        /// The directory.
+        dir: String,
+        /// What it belongs to.
+        found: &'static str,
+        /// What it was started as.
+        wanted: &'static str,
     },
     /// The file is damaged.
     #[error(
@@ -116,10 +130,19 @@ impl Identity {
     pub fn check(
         &self,
         dir: &Path,
+        is_voter: bool,
         cluster_id: Option<u64>,
         node_id: Option<u64>,
     ) -> Result<(), IdentityError> {
         let dir = dir.display().to_string();
+        if self.is_voter != is_voter {
+            let name = |is_voter| if is_voter { "voter" } else { "listener" };
+            return Err(IdentityError::OtherRole {
+                dir,
+                found: name(self.is_voter),
+                wanted: name(is_voter),
+            });
+        }
         match (self.cluster_id, cluster_id) {
             (Some(found), Some(wanted)) if found != wanted => {
                 return Err(IdentityError::OtherCluster { dir, found, wanted });
@@ -140,8 +163,9 @@ impl Identity {
         let cluster = self
             .cluster_id
             .map_or("unknown".to_string(), |id| format!("{id:016x}"));
+        let role = if self.is_voter { "voter" } else { "listener" };
         let body = format!(
-            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\n",
+            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\nrole {role}\n",
             self.node_id
         );
         format!("{body}checksum {:08x}\n", crc32c::crc32c(body.as_bytes()))
@@ -159,6 +183,11 @@ fn parse(text: &str) -> Option<Identity> {
         .ok()?;
     let cluster = lines.next()?.strip_prefix("cluster ")?;
     let node_id = u64::from_str_radix(lines.next()?.strip_prefix("node ")?, 16).ok()?;
+    let is_voter = match lines.next()?.strip_prefix("role ")? {
+        "voter" => true,
+        "listener" => false,
+        _ => return None,
+    };
     let cluster_id = match cluster {
         "unknown" => None,
         id => Some(u64::from_str_radix(id, 16).ok()?),
@@ -166,6 +195,7 @@ fn parse(text: &str) -> Option<Identity> {
     (version == VERSION && checksum == crc32c::crc32c(body.as_bytes())).then_some(Identity {
         cluster_id,
         node_id,
+        is_voter,
     })
 }
 
@@ -192,6 +222,7 @@ mod tests {
         let identity = Identity {
             cluster_id: Some(0xfeed),
             node_id: 7,
+            is_voter: true,
         };
         identity.save(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
@@ -212,23 +243,41 @@ mod tests {
         let identity = Identity {
             cluster_id: Some(1),
             node_id: 2,
+            is_voter: true,
         };
         let dir = Path::new("d");
-        assert!(identity.check(dir, Some(1), Some(2)).is_ok());
-        assert!(identity.check(dir, None, None).is_ok());
+        assert!(identity.check(dir, true, Some(1), Some(2)).is_ok());
+        assert!(identity.check(dir, true, None, None).is_ok());
         assert!(
             identity
-                .check(dir, Some(9), Some(2))
+                .check(dir, true, Some(9), Some(2))
                 .unwrap_err()
                 .to_string()
                 .contains("belongs to cluster")
         );
         assert!(
             identity
-                .check(dir, Some(1), Some(9))
+                .check(dir, true, Some(1), Some(9))
                 .unwrap_err()
                 .to_string()
                 .contains("belongs to node 2")
+        );
+    }
+
+    #[test]
+    fn a_voters_directory_is_no_listeners() {
+        let identity = Identity {
+            cluster_id: Some(1),
+            node_id: 2,
+            is_voter: true,
+        };
+        let error = identity
+            .check(Path::new("d"), false, None, None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("data directory d belongs to a voter, not to a listener"),
+            "{error}"
         );
     }
 

@@ -38,6 +38,9 @@ const APPLY_BYTES: usize = 1 << 20;
 /// Pause between attempts to meet a cluster, or to publish oneself.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long an upstream may take to say at the start that it is of another cluster.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Events kept for a reader that is behind; it loses the oldest.
 const EVENTS_KEPT: usize = 1024;
 
@@ -240,36 +243,73 @@ impl Node {
 async fn identify(config: &Config) -> Result<Identity, StartError> {
     let dir = &config.data_dir;
     let found = Identity::load(dir)?;
-    let identity = match (&config.start_as, found) {
-        (StartAs::Voter { group }, found) => {
+    match &config.start_as {
+        StartAs::Voter { group } => {
             let own = own_founder(group, &config.name)?;
-            let wanted = Identity {
-                cluster_id: Some(group.cluster_id),
-                node_id: own.id,
-            };
             if let Some(found) = found {
-                found.check(dir, wanted.cluster_id, Some(wanted.node_id))?;
+                found.check(dir, true, Some(group.cluster_id), Some(own.id))?;
                 return Ok(found);
             }
-            wanted
+            let identity = Identity {
+                cluster_id: Some(group.cluster_id),
+                node_id: own.id,
+                is_voter: true,
+            };
+            identity.save(dir)?;
+            Ok(identity)
         }
-        (StartAs::Listener { .. }, Some(found)) if found.cluster_id.is_some() => return Ok(found),
-        (StartAs::Listener { upstreams }, found) => {
-            let node_id = found.map_or_else(|| random_id(config.seed), |found| found.node_id);
-            Identity {
+        StartAs::Listener { upstreams } => {
+            let mut identity = found.unwrap_or_else(|| Identity {
                 cluster_id: None,
-                node_id,
+                node_id: random_id(config.seed),
+                is_voter: false,
+            });
+            identity.check(dir, false, None, None)?;
+            match identity.cluster_id {
+                Some(cluster_id) => {
+                    check_upstreams(config, cluster_id, identity.node_id, upstreams).await?
+                }
+                None => {
+                    identity.save(dir)?;
+                    identity.cluster_id =
+                        Some(meet_cluster(config, identity.node_id, upstreams).await?);
+                    identity.save(dir)?;
+                }
             }
-            .save(dir)?;
-            let cluster_id = meet_cluster(config, node_id, upstreams).await?;
-            Identity {
-                cluster_id: Some(cluster_id),
-                node_id,
-            }
+            Ok(identity)
         }
+    }
+}
+
+/// Says at the start what would otherwise be found out at every attempt: that an upstream is of another cluster. Those that do not
+/// answer at once are left to the tree.
+async fn check_upstreams(
+    config: &Config,
+    cluster_id: u64,
+    node_id: u64,
+    upstreams: &[String],
+) -> Result<(), StartError> {
+    let me = Me {
+        cluster_id,
+        node_id,
     };
-    identity.save(dir)?;
-    Ok(identity)
+    let greetings = upstreams.iter().map(async |address| {
+        let greeting = connect(&*config.network, me, address, Purpose::Control);
+        match tokio::time::timeout(CHECK_TIMEOUT, greeting).await {
+            Ok(Err(CallError::Rejected(reject))) => {
+                let (dir, text) = (config.data_dir.display().to_string(), reject.text);
+                let advice = "correct --upstream, or choose another --data-dir";
+                Err(StartError::State {
+                    dir,
+                    cause: format!("upstream {address} refuses this node: {text}; {advice}"),
+                })
+            }
+            _ => Ok(()),
+        }
+    });
+    futures_util::future::try_join_all(greetings)
+        .await
+        .map(|_| ())
 }
 
 fn own_founder<'a>(group: &'a Group, name: &str) -> Result<&'a Founder, StartError> {

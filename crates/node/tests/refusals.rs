@@ -132,6 +132,32 @@ async fn directories_of_others_are_refused() {
 }
 
 #[tokio::test]
+async fn a_listener_is_told_that_it_is_in_the_wrong_place() {
+    let (one, other) = (Cluster::new(3), Cluster::new(3));
+    let (nodes, _others) = (one.start_voters().await, other.start_voters().await);
+    let upstreams = one.voter_addresses();
+    let listener = one.start(one.listener("l1", &[&upstreams[0]])).await;
+    listener.node.shutdown().await;
+    drop(listener);
+    let strange = other.voter_addresses();
+    let error = refused(one.listener("l1", &[&strange[0]])).await;
+    assert!(
+        error.contains(&strange[0]) && error.contains("belongs to cluster"),
+        "{error}"
+    );
+
+    nodes[0].node.shutdown().await;
+    let mut on_a_voters_directory = one.listener("v1", &[&upstreams[1]]);
+    on_a_voters_directory.data_dir = one.data_dir("v1");
+    drop(nodes);
+    let error = refused(on_a_voters_directory).await;
+    assert!(
+        error.contains("belongs to a voter, not to a listener"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_log_that_lost_its_end_or_its_middle_is_refused() {
     let cluster = Cluster::new(1);
     let running = cluster.start_voters().await.remove(0);

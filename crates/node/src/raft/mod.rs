@@ -71,6 +71,7 @@ pub(crate) struct Consensus {
     raft: Raft<Types, Machine>,
     applier: Arc<Applier>,
     fence: Fence,
+    publishing: tokio::sync::Mutex<()>,
 }
 
 impl Consensus {
@@ -99,6 +100,7 @@ impl Consensus {
             raft,
             applier,
             fence,
+            publishing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -144,6 +146,8 @@ impl Consensus {
 
     /// Puts a member's current name and addresses into the membership, if this voter leads.
     pub async fn publish(&self, member: Member) -> Result<(), WriteError> {
+        // Founders publish at the same time; Raft changes its membership once at a time.
+        let _turn = self.publishing.lock().await;
         let nodes = BTreeMap::from([(member.id, types::keyed(member))]);
         match self
             .raft
@@ -270,6 +274,8 @@ impl Consensus {
             writer.write_all(&out).await?;
             out.clear();
         }
+        // The leader sees the end of the answers and closes; then the reading ends too.
+        drop(writer);
         match failure.await {
             Ok(error) => Err(error),
             Err(_) => Ok(()),

@@ -1,6 +1,7 @@
 //! Eaves, the library: a replicated log with a tree of listeners.
 #![warn(missing_docs)]
 
+mod appender;
 mod applier;
 mod config;
 mod core;
@@ -8,6 +9,7 @@ mod describe;
 mod error;
 mod flusher;
 mod identity;
+mod intake;
 mod keeper;
 mod links;
 mod member;

@@ -5,6 +5,7 @@
 
 use crate::core::Core;
 use crate::identity::write_durably;
+use crate::intake;
 use crate::links::{self, LinkCommand};
 use crate::message::{Call, Empty, Purpose, Reply};
 use crate::status::{NodeEvent, Role};
@@ -336,7 +337,7 @@ impl Run {
                     position: last,
                     chain: end.last_chain().0,
                 });
-                tokio::spawn(links::follow(
+                tokio::spawn(intake::follow(
                     self.core.clone(),
                     to,
                     link,

@@ -158,6 +158,43 @@ async fn a_listener_is_told_that_it_is_in_the_wrong_place() {
 }
 
 #[tokio::test]
+async fn a_listener_of_another_history_keeps_its_data_and_waits() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.start_voters().await;
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let listener = cluster.start(cluster.listener("l1", &upstreams)).await;
+    write(&nodes[0].node, 0, 10).await;
+    converged(&[&listener], 10).await;
+    let before = listener.commands();
+    for running in nodes.iter().chain([&listener]) {
+        running.node.shutdown().await;
+    }
+    drop((nodes, listener));
+
+    // The same group, founded again on empty disks: the same ids, another history.
+    for name in ["v1", "v2", "v3"] {
+        std::fs::remove_dir_all(cluster.data_dir(name)).unwrap();
+    }
+    let nodes = cluster.start_voters().await;
+    write(&nodes[0].node, 100, 150).await;
+    let listener = cluster.start(cluster.listener("l1", &upstreams)).await;
+    let mut events = listener.node.events();
+    let refusal = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            if let eaves::NodeEvent::Tree(text) = events.recv().await.unwrap()
+                && text.contains("its log differs")
+            {
+                return text;
+            }
+        }
+    });
+    assert!(refusal.await.is_ok(), "B12: the difference is told");
+    assert_eq!(listener.commands(), before, "B12: nothing is overwritten");
+    assert_eq!(listener.node.status().borrow().upstream, None);
+}
+
+#[tokio::test]
 async fn a_log_that_lost_its_end_or_its_middle_is_refused() {
     let cluster = Cluster::new(1);
     let running = cluster.start_voters().await.remove(0);

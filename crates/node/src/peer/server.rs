@@ -4,9 +4,9 @@
 //! trusted, only rejected.
 
 use super::client::write_all;
+use crate::appender;
 use crate::core::{Core, REQUEST_TIMEOUT};
 use crate::describe;
-use crate::links;
 use crate::message::{
     Call, Empty, Hello, IndexReply, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request,
     Response, SnapshotEnd, SnapshotHead, Welcome,
@@ -110,7 +110,7 @@ async fn serve(core: Arc<Core>, connection: Connection) -> io::Result<()> {
             }
             None => write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await,
         },
-        Purpose::Feed => links::serve(core, reader, writer).await,
+        Purpose::Feed => appender::serve(core, reader, writer).await,
         Purpose::Snapshot => serve_snapshot(core, reader, writer).await,
         Purpose::Unknown => Err(garbage("a connection without a purpose".into())),
     }
@@ -256,7 +256,7 @@ async fn serve_snapshot(
 ) -> io::Result<()> {
     let head: SnapshotHead = reader.expect().await?.expect(Kind::SnapshotHead)?;
     let Some(vote) = head.vote else {
-        return links::serve_snapshot(core, writer).await;
+        return appender::serve_snapshot(core, writer).await;
     };
     let Some(consensus) = core.consensus() else {
         return write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await;

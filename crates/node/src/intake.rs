@@ -1,0 +1,307 @@
+//! The listener's end of a feed connection: registers, takes entries, fetches a snapshot when the upstream's log starts too late.
+//!
+//! Entries are verified, appended, and known committed from that moment: what is below gets them, and the state machine, before this
+//! node's disk has them (B11). The picture of the exchange is in [`crate::appender`].
+
+use crate::core::Core;
+use crate::links::{LinkCommand, WINDOW_BYTES, obey, session};
+use crate::message::{FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
+use crate::peer::client::Greeted;
+use crate::position::LogIdBytes;
+use crate::snapshot;
+use crate::status::NodeEvent;
+use crate::tree_loop::Input;
+use crate::tree_wire::RegisterBytes;
+use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
+use bytes::Bytes;
+use eaves_log::{Base, Frame, LogId};
+use eaves_tree::{Address, LinkId, Register};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
+
+/// A listener acknowledges when it took in this much.
+const ACK_BYTES: u64 = WINDOW_BYTES / 8;
+
+/// The one link a listener takes entries from.
+#[derive(Default)]
+pub(crate) struct Following(Mutex<Option<LinkId>>);
+
+impl Following {
+    pub fn set(&self, link: Option<LinkId>) {
+        *self.0.lock().unwrap() = link;
+    }
+
+    pub fn unset(&self, link: LinkId) {
+        let mut following = self.0.lock().unwrap();
+        if *following == Some(link) {
+            *following = None;
+        }
+    }
+
+    /// Runs `take` if `link` is the one; the lock keeps two links from appending at once.
+    fn with<T>(&self, link: LinkId, take: impl FnOnce() -> io::Result<T>) -> io::Result<Option<T>> {
+        let following = self.0.lock().unwrap();
+        match *following == Some(link) {
+            true => take().map(Some),
+            false => Ok(None),
+        }
+    }
+}
+
+/// Connects to `to`, registers, and takes what comes until the link ends.
+pub(crate) async fn follow(
+    core: Arc<Core>,
+    to: Address,
+    link: LinkId,
+    register: Register,
+    heard: Arc<AtomicBool>,
+    commands: mpsc::UnboundedReceiver<LinkCommand>,
+) {
+    if let Err(error) = try_follow(&core, &to, link, register, &heard, commands).await {
+        tracing::info!("link to upstream {to} ended: {error}");
+    }
+    core.tree.tell(Input::Closed { link });
+}
+
+async fn try_follow(
+    core: &Arc<Core>,
+    to: &Address,
+    link: LinkId,
+    register: Register,
+    heard: &AtomicBool,
+    commands: mpsc::UnboundedReceiver<LinkCommand>,
+) -> io::Result<()> {
+    let Greeted {
+        reader, mut writer, ..
+    } = core
+        .peers
+        .connect(to.as_str(), Purpose::Feed)
+        .await
+        .map_err(io::Error::other)?;
+    write_packet(
+        &mut writer,
+        Kind::Register,
+        &RegisterBytes::from(&register),
+        &[],
+    )
+    .await?;
+    let (say, said) = mpsc::unbounded_channel();
+    let intake = Intake {
+        core: core.clone(),
+        link,
+        address: to.as_str().to_string(),
+        say,
+        unacked_bytes: AtomicU64::new(0),
+    };
+    tokio::select! {
+        read = intake.read(heard, reader) => read,
+        wrote = intake.write(writer, commands, said) => wrote,
+    }
+}
+
+/// The listener's side of one link.
+struct Intake {
+    core: Arc<Core>,
+    link: LinkId,
+    address: String,
+    /// What the reading half wants said.
+    say: mpsc::UnboundedSender<Say>,
+    unacked_bytes: AtomicU64,
+}
+
+enum Say {
+    FeedFrom,
+    Position,
+}
+
+impl Intake {
+    async fn read(&self, heard: &AtomicBool, mut reader: PacketReader) -> io::Result<()> {
+        let mut fetching = None;
+        loop {
+            let packet = match &mut fetching {
+                None => reader.next().await?,
+                // Heartbeats go on while a snapshot is on its way.
+                Some(fetch) => tokio::select! {
+                    packet = reader.next() => packet?,
+                    fetched = fetch => {
+                        fetched?;
+                        fetching = None;
+                        let _ = self.say.send(Say::FeedFrom);
+                        continue;
+                    }
+                },
+            };
+            let Some(packet) = packet else { return Ok(()) };
+            heard.store(true, Ordering::Relaxed);
+            match packet.kind {
+                Kind::Session => self.core.tree.tell(Input::Session {
+                    link: self.link,
+                    message: session(&packet)?,
+                }),
+                Kind::Entries => self.take(packet)?,
+                Kind::FeedStart => match packet.head::<FeedStart>()?.start {
+                    Some(Start::Entries(_)) => {}
+                    Some(Start::NeedSnapshot(need)) => {
+                        tracing::info!(
+                            "upstream {} has the log from {} only: fetch a snapshot",
+                            self.address,
+                            need.first
+                        );
+                        fetching = Some(Box::pin(fetch_snapshot(
+                            self.core.clone(),
+                            self.link,
+                            self.address.clone(),
+                        )));
+                    }
+                    Some(Start::Mismatch(mismatch)) => return Err(self.diverged(mismatch)),
+                    None => return Err(garbage("a feed that starts with nothing".into())),
+                },
+                kind => return Err(garbage(format!("a {kind:?} packet from an upstream"))),
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        mut writer: Box<dyn AsyncWrite + Send + Unpin>,
+        mut commands: mpsc::UnboundedReceiver<LinkCommand>,
+        mut said: mpsc::UnboundedReceiver<Say>,
+    ) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(LinkCommand::Follow) => drop(self.say.send(Say::FeedFrom)),
+                    Some(command) => if !obey(&mut writer, command, &mut false).await? { return Ok(()) },
+                    None => return Ok(()),
+                },
+                Some(say) = said.recv() => self.say(&mut writer, say).await?,
+            }
+        }
+    }
+
+    async fn say(&self, writer: &mut (dyn AsyncWrite + Send + Unpin), say: Say) -> io::Result<()> {
+        let log = self.core.flusher.log();
+        match say {
+            Say::FeedFrom => {
+                let from = FeedFrom {
+                    last: log.last_id().map(LogIdBytes::from),
+                    chain: log.last_chain().0,
+                };
+                write_packet(writer, Kind::FeedFrom, &from, &[]).await
+            }
+            Say::Position => {
+                let received_end = log.last_id().map_or(0, |id| id.index + 1);
+                let applied_end = self
+                    .core
+                    .applier
+                    .applied()
+                    .borrow()
+                    .map_or(0, |id| id.index + 1);
+                write_packet(
+                    writer,
+                    Kind::Position,
+                    &PositionHead {
+                        received_end,
+                        applied_end,
+                    },
+                    &[],
+                )
+                .await
+            }
+        }
+    }
+
+    /// Takes a batch of entries: verified, appended, known committed, and so on its way down before it is flushed (B11).
+    fn take(&self, packet: Packet) -> io::Result<()> {
+        let bytes = packet.tail.len() as u64;
+        let frames = frames(packet.tail)?;
+        let taken = self.core.following.with(self.link, || {
+            self.core
+                .flusher
+                .log()
+                .append(&frames)
+                .map_err(io::Error::other)?;
+            self.core
+                .committed
+                .send_replace(frames.last().map(Frame::id));
+            Ok(())
+        })?;
+        if taken.is_none() {
+            return Ok(());
+        }
+        self.core.keeper.flush_soon();
+        let unacked = self.unacked_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if unacked >= ACK_BYTES {
+            self.unacked_bytes.store(0, Ordering::Relaxed);
+            let _ = self.say.send(Say::Position);
+        }
+        Ok(())
+    }
+
+    /// The logs differ: nothing may be overwritten, an administrator must look (B12).
+    fn diverged(&self, mismatch: Mismatch) -> io::Error {
+        let text = format!(
+            "this listener's log differs from that of upstream {} at index {} (chain {:016x} here, {:016x} there): \
+             one of the two data directories is damaged or of another history; compare with other nodes, \
+             then remove the wrong one's directory and let it join anew",
+            self.address, mismatch.index, mismatch.listener_chain, mismatch.upstream_chain
+        );
+        tracing::error!("{text}");
+        let _ = self.core.events.send(NodeEvent::Tree(text.clone()));
+        io::Error::other(text)
+    }
+}
+
+/// Cuts a packet's tail into entries, verifying each (B12).
+fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
+    let mut frames = Vec::new();
+    while let Some(frame) =
+        Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))?
+    {
+        frames.push(frame);
+    }
+    match tail.is_empty() && !frames.is_empty() {
+        true => Ok(frames),
+        false => Err(garbage(
+            "half an entry, or none, in a packet of entries".into(),
+        )),
+    }
+}
+
+/// Replaces state and log by a snapshot from the upstream (B9). A crash in between leaves the old state, or the new state with a
+/// marker that says why the log is behind it.
+async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::Result<()> {
+    let applier = core.applier.clone();
+    let (sink, at) = snapshot::fetch(&core.peers, &address, move || applier.receive()).await?;
+    core.count(|counters| counters.snapshots_received += 1);
+    let _turn = core.apply_turn.lock().await;
+    let base = Base {
+        last: at.last,
+        chain: at.chain,
+    };
+    let last = at.last;
+    let applier = core.applier.clone();
+    if core.following.with(link, || Ok(()))?.is_none() {
+        return Err(io::Error::other(
+            "the upstream changed while its snapshot was on the way",
+        ));
+    }
+    tokio::task::spawn_blocking(move || applier.install(sink, at))
+        .await
+        .map_err(io::Error::other)??;
+    let ticket = core.flusher.log().reset(base).map_err(io::Error::other)?;
+    core.flusher.durable(ticket).await?;
+    core.applier.log_follows()?;
+    core.committed.send_replace(last);
+    core.keeper.installed();
+    let text = format!(
+        "installed a snapshot at {} from {address}",
+        last.map_or("the start".into(), |id: LogId| id.to_string())
+    );
+    tracing::info!("{text}");
+    let _ = core.events.send(NodeEvent::Snapshot(text));
+    Ok(())
+}

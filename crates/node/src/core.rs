@@ -19,7 +19,7 @@ use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
 use eaves_log::LogId;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -33,6 +33,13 @@ const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
 
 /// The largest command: a 1.5 MiB request with its overhead, as etcd bounds a proposal.
 pub const MAX_COMMAND_BYTES: usize = (1 << 20) + (1 << 19) + (64 << 10);
+
+/// Bytes of commands taken on by this node, proposed here or passed on, and not yet answered. One more command is answered "too many
+/// requests": the group cannot keep up, and a queue without end would only make everybody wait longer.
+pub(crate) const MAX_UNANSWERED_BYTES: usize = 64 << 20;
+
+/// Peers whose last word is remembered; beyond that, those who have been silent for long are forgotten.
+const MAX_HEARD: usize = 1024;
 
 /// The node's shared parts. Everything that runs holds an `Arc` of it.
 pub(crate) struct Core {
@@ -56,6 +63,8 @@ pub(crate) struct Core {
     /// When each peer was last heard, to rank alternatives (B2).
     pub heard: Mutex<HashMap<u64, Instant>>,
     pub stopping: watch::Sender<bool>,
+    /// Bytes of commands that wait for their answers.
+    pub unanswered_bytes: AtomicUsize,
     /// Reads that wait for a read index.
     pub reads: Reads,
     /// The link a listener takes entries from.
@@ -125,7 +134,11 @@ impl Core {
 
     /// Notes that a peer was heard just now.
     pub fn hear(&self, peer: u64) {
-        self.heard.lock().unwrap().insert(peer, Instant::now());
+        let mut heard = self.heard.lock().unwrap();
+        if heard.len() >= MAX_HEARD && !heard.contains_key(&peer) {
+            heard.retain(|_, at| at.elapsed() < REQUEST_TIMEOUT);
+        }
+        heard.insert(peer, Instant::now());
     }
 
     /// How long ago a peer was heard.
@@ -144,6 +157,7 @@ impl Core {
         if command.len() > MAX_COMMAND_BYTES {
             return Err(WriteError::TooLarge(command.len()));
         }
+        let _unanswered = Unanswered::take(self, command.len())?;
         loop {
             let attempt = tokio::time::timeout_at(
                 deadline,
@@ -278,6 +292,31 @@ impl Core {
         tracing::error!("{text}");
         let _ = self.events.send(NodeEvent::Failed(text));
         self.stopping.send_replace(true);
+    }
+}
+
+/// A command's share of [`MAX_UNANSWERED_BYTES`], given back when it is answered or given up.
+struct Unanswered<'a> {
+    core: &'a Core,
+    bytes: usize,
+}
+
+impl<'a> Unanswered<'a> {
+    fn take(core: &'a Core, bytes: usize) -> Result<Unanswered<'a>, WriteError> {
+        let before = core.unanswered_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let taken = Unanswered { core, bytes };
+        match before + bytes > MAX_UNANSWERED_BYTES {
+            true => Err(WriteError::Busy),
+            false => Ok(taken),
+        }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.core
+            .unanswered_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

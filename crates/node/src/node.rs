@@ -26,7 +26,7 @@ use crate::tree_loop::{self, Input, TreeEnds, TreeHandle};
 use bytes::Bytes;
 use eaves_log::{Base, DirLock, Log};
 use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -108,6 +108,7 @@ impl Node {
             role: RwLock::new(RoleState::Listener),
             heard: Mutex::default(),
             stopping: watch::Sender::new(false),
+            unanswered_bytes: AtomicUsize::new(0),
             reads: Reads::default(),
             following: Following::default(),
             next_link: AtomicU64::new(1),

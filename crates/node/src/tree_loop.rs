@@ -12,7 +12,7 @@ use crate::status::{NodeEvent, Role};
 use crate::tree_wire::SavedBytes;
 use eaves_tree::{
     Address, Answer, Event, Instant, LinkId, LogPosition, LogVerdict, Message, NodeId, Output,
-    Peer, Register, TreeNode, VoterState,
+    Peer, RefuseReason, Register, TreeNode, VoterState,
 };
 use prost::Message as _;
 use std::collections::HashMap;
@@ -379,7 +379,17 @@ impl Run {
             Event::Left { .. } => self.core.count(|counters| counters.listeners_left += 1),
             _ => {}
         }
-        tracing::info!("{event}");
+        match event {
+            // Time mends none of these: an administrator must look (B12).
+            Event::Refused {
+                reason:
+                    RefuseReason::Cluster { .. }
+                    | RefuseReason::Protocol { .. }
+                    | RefuseReason::Log { .. },
+                ..
+            } => tracing::error!("{event}; the data stays as it is"),
+            _ => tracing::info!("{event}"),
+        }
         let _ = self.core.events.send(NodeEvent::Tree(event.to_string()));
     }
 

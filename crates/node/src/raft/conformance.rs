@@ -193,14 +193,19 @@ impl StoreBuilder<Types, AnyStart, Machine, TempDir> for Builder {
         let applier =
             Applier::open(Arc::new(Positions::default()), dir.path()).expect("open an empty state");
         let keeper = Keeper::new(flusher.clone(), applier.clone(), u64::MAX);
+        let committed = watch::Sender::new(None);
         let log = flusher.log().clone();
-        let store = LogStore::new(flusher, applier.clone(), watch::Sender::new(None));
+        let store = LogStore::new(flusher, applier.clone(), committed.clone());
         let store = AnyStart {
             store,
             log,
             start: None,
         };
-        Ok((dir, store, Machine::new(applier, keeper, Fence::default())))
+        Ok((
+            dir,
+            store,
+            Machine::new(applier, keeper, committed, Fence::default()),
+        ))
     }
 }
 

@@ -85,8 +85,8 @@ impl Consensus {
     ) -> io::Result<Consensus> {
         let (flusher, applier, keeper, peers) = parts;
         let fence = Fence::default();
-        let log = LogStore::new(flusher, applier.clone(), committed);
-        let machine = Machine::new(applier.clone(), keeper, fence.clone());
+        let log = LogStore::new(flusher, applier.clone(), committed.clone());
+        let machine = Machine::new(applier.clone(), keeper, committed, fence.clone());
         let config = Arc::new(
             settings(times, snapshot_entries)
                 .validate()

@@ -654,3 +654,65 @@ fn is_prefix_range(key: &[u8], end: &[u8]) -> bool {
             .split_last()
             .is_some_and(|(end_last, end_rest)| *end_last == last + 1 && end_rest == rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KvCommand, Store, WatchSpec, lock, write};
+    use super::*;
+    use crate::proto::etcdserverpb::PutRequest;
+    use crate::store::WatchItem;
+    use eaves::{Command, Position};
+
+    /// Changes the state as `apply` does, up to where it would hand the change out.
+    fn put_without_fan_out(store: &Store, key: &'static str, index: u64) {
+        let put = KvCommand::Put(PutRequest {
+            key: key.into(),
+            ..Default::default()
+        });
+        let command = Command {
+            index,
+            data: put.encode(),
+        };
+        write(&store.shared.state)
+            .apply(&[command], index, Position::default())
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_watcher_read_ahead_of_the_fan_out_is_not_handed_out_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let fan_out = || lock(&store.shared.hub).fan_out(&store.shared).unwrap();
+        put_without_fan_out(&store, "a", 1);
+        let (handle, mut events) = store.watch_hub().open_stream();
+        handle.watch(WatchSpec {
+            key: "a".into(),
+            start_revision: 2,
+            ..WatchSpec::default()
+        });
+        put_without_fan_out(&store, "a", 2);
+        let mut heard = Vec::new();
+        while heard.last() != Some(&3) {
+            if let WatchItem::Events { revision, .. } = events.recv().await.unwrap() {
+                heard.push(revision);
+            }
+        }
+        fan_out();
+        put_without_fan_out(&store, "a", 3);
+        fan_out();
+        let WatchItem::Events { events, .. } = events.recv().await.unwrap() else {
+            panic!("only the third put is left to hear of");
+        };
+        let kv = events[0].kv.as_ref().unwrap();
+        assert_eq!((events.len(), kv.mod_revision), (1, 4));
+    }
+
+    #[test]
+    fn prefixes_are_told_from_other_ranges() {
+        assert!(is_prefix_range(b"a/", b"a0"));
+        assert!(!is_prefix_range(b"a/", b"a1"));
+        assert!(!is_prefix_range(b"a/", b"b"));
+        assert!(!is_prefix_range(b"a\xff", b"b"));
+        assert!(!is_prefix_range(b"", b"\x01"));
+    }
+}

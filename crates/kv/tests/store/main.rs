@@ -6,4 +6,5 @@ mod model;
 mod random;
 mod semantics;
 mod snapshots;
+mod threads;
 mod watches;

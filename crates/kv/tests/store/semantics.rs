@@ -7,7 +7,7 @@ use eaves_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, Targe
 use eaves_kv::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use eaves_kv::proto::etcdserverpb::response_op::Response;
 use eaves_kv::proto::etcdserverpb::*;
-use eaves_kv::store::{KvError, is_read_only};
+use eaves_kv::store::{KvCommand, KvError, is_read_only};
 
 #[test]
 fn an_empty_store_has_revision_1_and_the_first_write_gets_2() {
@@ -493,6 +493,20 @@ fn only_what_the_log_has_durably_becomes_durable() {
         node.store.range(&get("a")).unwrap().kvs,
         vec![kv("a", "2", 2, 3, 2)]
     );
+}
+
+#[test]
+fn a_command_with_very_many_changes_becomes_durable_whole() {
+    let mut node = Node::new();
+    let keys = 1000;
+    let puts = (0..keys).map(|i| KvCommand::Put(put(&format!("k{i}"), "x")));
+    node.apply_all(&puts.collect::<Vec<_>>());
+    node.delete(delete("k", "l")).unwrap();
+    node.persist();
+    node.crash();
+    let at = |revision| node.store.range(&RangeRequest { revision, ..all() });
+    assert_eq!(at(0).unwrap().count, 0);
+    assert_eq!(at(keys + 1).unwrap().count, keys);
 }
 
 #[test]

@@ -244,6 +244,29 @@ fn what_happened_at_one_revision_comes_at_once() {
 }
 
 #[test]
+fn however_much_happened_at_one_revision_comes_at_once_from_history() {
+    let mut node = Node::new();
+    let keys = 12_000;
+    let puts = (0..keys).map(|i| KvCommand::Put(put(&format!("k{i}"), "x")));
+    node.apply_all(&puts.collect::<Vec<_>>());
+    node.delete(delete("k", "l")).unwrap();
+    node.puts(&[("k", "later")]);
+    let deleted_at = keys + 2;
+    for _ in ["from memory", "from disk"] {
+        let (handle, mut events) = node.store.watch_hub().open_stream();
+        handle.watch(spec("k", "l", deleted_at));
+        let with_deletes = rest(&mut events).into_iter().find_map(|item| match item {
+            WatchItem::Events { events, .. } => Some(events),
+            _ => None,
+        });
+        let deletes = with_deletes.unwrap().into_iter();
+        let deletes = deletes.filter(|e| e.kv.as_ref().unwrap().mod_revision == deleted_at);
+        assert_eq!(deletes.count() as i64, keys);
+        node.persist();
+    }
+}
+
+#[test]
 fn previous_values_are_those_of_the_revision_before() {
     let mut node = Node::new();
     let (handle, mut events) = node.store.watch_hub().open_stream();

@@ -23,8 +23,12 @@ async fn voters_and_upstream(
     for name in ["v1", "v2", "v3"] {
         let mut config = cluster.voter(name);
         config.capacity = 1;
+        // A change of leader would move everybody.
+        config.raft.election_timeout = Duration::from_secs(2);
         nodes.push(cluster.start(config).await);
     }
+    // Now there is a leader, who feeds nobody.
+    write(&nodes[0].node, 0, 1).await;
     let voters = cluster.voter_addresses();
     let voters: Vec<&str> = voters.iter().map(String::as_str).collect();
     let mut config = cluster.listener("l0", &voters);
@@ -58,7 +62,7 @@ async fn entries_are_applied_and_passed_on_before_they_are_flushed() {
         .start(cluster.listener("l1", &[slow.node.peer_address()]))
         .await;
     attached(&below, 2).await;
-    write(&voters[0].node, 0, 50).await;
+    write(&voters[0].node, 1, 50).await;
     converged(&[&voters[0], &slow, &below], 50).await;
     assert_eq!(
         slow.node.log_stats().flushed_entries,
@@ -91,7 +95,6 @@ async fn one_that_stops_reading_delays_neither_sibling_nor_group() {
     attached(&stalled, 2).await;
     let sibling = cluster.start(cluster.listener("sibling", &[address])).await;
     attached(&sibling, 2).await;
-    write(&voters[0].node, 0, 1).await;
     converged(&[&stalled, &sibling], 1).await;
 
     network.stalled.store(true, Ordering::Relaxed);

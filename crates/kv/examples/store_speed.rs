@@ -1,12 +1,12 @@
 //! How quick the store is on this machine: `cargo run --release -p eaves-kv --example store_speed [KEYS]`.
 //!
 //! Applies one put of 256 bytes for each key in batches of 64 while a thread persists every 200 ms, then overwrites, reads, counts, opens
-//! the directory again, and compacts. One line for each; nothing is judged here.
+//! the directory again, compacts, and hands puts out to a thousand watchers. One line for each; nothing is judged here.
 
 use bytes::Bytes;
 use eaves::{Command, Position, StateMachine};
 use eaves_kv::proto::etcdserverpb::{CompactionRequest, PutRequest, RangeRequest};
-use eaves_kv::store::{KvCommand, Store};
+use eaves_kv::store::{KvCommand, Store, WatchSpec};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -165,5 +165,37 @@ fn main() {
         }
     });
     drop(store);
-    timed("open after the scrub", || Store::open(dir.path()).unwrap());
+    let store = timed("open after the scrub", || Store::open(dir.path()).unwrap());
+    fan_out(&store, total + 1, keys);
+}
+
+/// Applies puts that a thousand streams watch, half of them all keys of the prefix and half one key each that is put.
+fn fan_out(store: &Store, first: u64, keys: u64) {
+    let hub = store.watch_hub();
+    let streams: Vec<_> = (0..1000).map(|_| hub.open_stream()).collect();
+    for (i, (handle, _)) in streams.iter().enumerate() {
+        let prefix = i % 2 == 0;
+        handle.watch(WatchSpec {
+            key: if prefix {
+                "/registry/".into()
+            } else {
+                key(i as u64, keys)
+            },
+            range_end: if prefix {
+                "/registry0".into()
+            } else {
+                Bytes::new()
+            },
+            ..WatchSpec::default()
+        });
+    }
+    let start = Instant::now();
+    for i in 0..500 {
+        apply(store, first + i + 1, vec![put(i, keys)]);
+    }
+    let events = 500 * 500 + 250;
+    println!(
+        "fan out: {:.3} us an event",
+        start.elapsed().as_secs_f64() * 1e6 / f64::from(events)
+    );
 }

@@ -42,7 +42,7 @@ pub struct History {
     older: Option<Box<Vec<Version>>>,
 }
 
-/// What a put made of a key.
+/// What the last put made of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Put {
     /// Main revision at which the key's present life began.
@@ -91,6 +91,16 @@ impl Index {
     /// The key's newest version at or before main revision `at`, if the key existed there.
     pub fn get(&self, key: &[u8], at: i64) -> Option<Revision> {
         self.keys.get(key)?.live_at(at)
+    }
+
+    /// What a comparison of numbers needs of a key as it is now, if it exists.
+    pub fn newest(&self, key: &[u8]) -> Option<(Revision, Put)> {
+        let history = self.keys.get(key)?;
+        let put = Put {
+            create_revision: history.create_revision,
+            version: history.version,
+        };
+        (put.version > 0).then_some((history.newest, put))
     }
 
     /// The versions of a key at or after main revision `from`, oldest first.

@@ -28,25 +28,56 @@ pub struct Checkpoint {
 
 /// Records and checkpoints that are not durable.
 ///
-/// Invariants: records ascend by revision, checkpoints by index; a checkpoint's revision is at most the newest record's.
+/// Records are kept in chunks, so that the overlay grows without copying what it has, and a persist takes thousands of records out in a few
+/// steps: both happen under the state's lock.
+///
+/// Invariants: records ascend by revision, checkpoints by index; a checkpoint's revision is at most the newest record's; no chunk is empty.
 #[derive(Debug, Default)]
 pub struct Overlay {
-    records: VecDeque<Record>,
+    chunks: VecDeque<Chunk>,
     checkpoints: VecDeque<Checkpoint>,
     bytes: usize,
+}
+
+/// Records in one piece of memory.
+const CHUNK_RECORDS: usize = 512;
+
+/// Up to [`CHUNK_RECORDS`] records.
+#[derive(Debug)]
+struct Chunk {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+/// What left the overlay. Dropping it frees many records, which takes a while: to be done without a lock.
+#[derive(Debug)]
+pub struct Taken {
+    _chunks: Vec<Chunk>,
+    _records: Vec<Record>,
+    _checkpoints: Vec<Checkpoint>,
 }
 
 impl Overlay {
     /// Adds the newest record.
     pub fn push(&mut self, record: Record) {
         assert!(
-            self.records
-                .back()
-                .is_none_or(|last| last.revision < record.revision),
+            self.last_revision()
+                .is_none_or(|last| last < record.revision),
             "records come in revision order"
         );
-        self.bytes += record.memory_bytes();
-        self.records.push_back(record);
+        let bytes = record.memory_bytes();
+        self.bytes += bytes;
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.records.len() < CHUNK_RECORDS => {
+                chunk.records.push(record);
+                chunk.bytes += bytes;
+            }
+            _ => {
+                let mut records = Vec::with_capacity(CHUNK_RECORDS);
+                records.push(record);
+                self.chunks.push_back(Chunk { records, bytes });
+            }
+        }
     }
 
     /// Ends a call of `apply`.
@@ -63,23 +94,32 @@ impl Overlay {
 
     /// The record of a revision, if it is here.
     pub fn get(&self, revision: Revision) -> Option<&Record> {
-        let at = self
-            .records
-            .binary_search_by_key(&revision, |record| record.revision);
-        at.ok().map(|at| &self.records[at])
+        let after = self
+            .chunks
+            .partition_point(|chunk| chunk.first() <= revision);
+        let records = &self.chunks.get(after.checked_sub(1)?)?.records;
+        let at = records.binary_search_by_key(&revision, |record| record.revision);
+        at.ok().map(|at| &records[at])
     }
 
     /// Revision of the oldest record here.
     pub fn first_revision(&self) -> Option<Revision> {
-        self.records.front().map(|record| record.revision)
+        self.chunks.front().map(Chunk::first)
+    }
+
+    fn last_revision(&self) -> Option<Revision> {
+        self.chunks.back().map(Chunk::last)
     }
 
     /// All records at or after `from`, oldest first.
     pub fn records_from(&self, from: Revision) -> impl Iterator<Item = &Record> {
-        let start = self
-            .records
-            .partition_point(|record| record.revision < from);
-        self.records.range(start..)
+        let start = self.chunks.partition_point(|chunk| chunk.last() < from);
+        self.chunks.range(start..).flat_map(move |chunk| {
+            let start = chunk
+                .records
+                .partition_point(|record| record.revision < from);
+            &chunk.records[start..]
+        })
     }
 
     /// The newest checkpoint with an index of at most `index`.
@@ -90,26 +130,48 @@ impl Overlay {
         self.checkpoints.get(after.checked_sub(1)?)
     }
 
-    /// Takes out everything up to a checkpoint that is durable now. The caller drops what it gets when it holds no lock: freeing many
-    /// records takes a while.
-    pub fn take_through(&mut self, durable: &Checkpoint) -> Vec<Record> {
-        let records = self
-            .records
-            .partition_point(|record| record.revision.main <= durable.revision);
-        let checkpoints = self
+    /// Takes out everything up to a checkpoint that is durable now.
+    pub fn take_through(&mut self, durable: &Checkpoint) -> Taken {
+        let whole = self
+            .chunks
+            .partition_point(|chunk| chunk.last().main <= durable.revision);
+        let chunks: Vec<Chunk> = self.chunks.drain(..whole).collect();
+        let mut records = Vec::new();
+        if let Some(chunk) = self.chunks.front_mut() {
+            let leaving = chunk
+                .records
+                .partition_point(|record| record.revision.main <= durable.revision);
+            records.extend(chunk.records.drain(..leaving));
+            let bytes: usize = records.iter().map(Record::memory_bytes).sum();
+            chunk.bytes -= bytes;
+            self.bytes -= bytes;
+        }
+        let passed = self
             .checkpoints
             .partition_point(|checkpoint| checkpoint.index <= durable.index);
-        for checkpoint in self.checkpoints.drain(..checkpoints) {
-            self.bytes -= checkpoint_bytes(&checkpoint);
+        let checkpoints: Vec<Checkpoint> = self.checkpoints.drain(..passed).collect();
+        self.bytes -= chunks.iter().map(|chunk| chunk.bytes).sum::<usize>();
+        self.bytes -= checkpoints.iter().map(checkpoint_bytes).sum::<usize>();
+        Taken {
+            _chunks: chunks,
+            _records: records,
+            _checkpoints: checkpoints,
         }
-        let taken: Vec<Record> = self.records.drain(..records).collect();
-        self.bytes -= taken.iter().map(Record::memory_bytes).sum::<usize>();
-        taken
     }
 
     /// About how many bytes are here.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl Chunk {
+    fn first(&self) -> Revision {
+        self.records.first().expect("no chunk is empty").revision
+    }
+
+    fn last(&self) -> Revision {
+        self.records.last().expect("no chunk is empty").revision
     }
 }
 
@@ -160,7 +222,7 @@ mod tests {
     fn what_is_durable_leaves_and_the_rest_stays() {
         let mut overlay = sample();
         let durable = overlay.newest_checkpoint(11).unwrap().clone();
-        assert_eq!(overlay.take_through(&durable).len(), 3);
+        overlay.take_through(&durable);
         assert_eq!(overlay.get(Revision { main: 3, sub: 1 }), None);
         assert_eq!(
             overlay.get(Revision { main: 4, sub: 0 }),
@@ -169,7 +231,30 @@ mod tests {
         assert_eq!(overlay.newest_checkpoint(11), None);
         let durable = overlay.newest_checkpoint(12).unwrap().clone();
         overlay.take_through(&durable);
-        assert_eq!(overlay.bytes(), 0);
+        assert_eq!((overlay.bytes(), overlay.first_revision()), (0, None));
+    }
+
+    #[test]
+    fn many_chunks_are_one_sequence() {
+        let last = 3 * CHUNK_RECORDS as i64 + 10;
+        for durable in [1, 5, 511, 512, 513, 1030, last] {
+            let mut overlay = Overlay::default();
+            (1..=last).for_each(|main| overlay.push(record(main, 0)));
+            overlay.take_through(&checkpoint(1, durable));
+            let left: Vec<i64> = overlay
+                .records_from(Revision::default())
+                .map(|record| record.revision.main)
+                .collect();
+            assert_eq!(left, (durable + 1..=last).collect::<Vec<_>>());
+            for main in 1..=last {
+                let revision = Revision::first_of(main);
+                assert_eq!(overlay.get(revision).is_some(), main > durable);
+                let from = overlay.records_from(revision).count() as i64;
+                assert_eq!(from, last - durable.max(main - 1));
+            }
+            let bytes: usize = left.iter().map(|_| record(1, 0).memory_bytes()).sum();
+            assert_eq!(overlay.bytes(), bytes);
+        }
     }
 
     #[test]

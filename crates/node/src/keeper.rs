@@ -77,10 +77,18 @@ impl Keeper {
         let end = self.applier.state().next_index();
         let log_end = self.flusher.log().last_id().map_or(0, |id| id.index + 1);
         let mut durable_end = self.flusher.durable_end();
-        durable_end
-            .wait_for(|durable| *durable >= end.min(log_end))
-            .await
-            .map_err(io::Error::other)?;
+        let mut failure = self.flusher.failure();
+        tokio::select! {
+            biased;
+            durable = durable_end.wait_for(|durable| *durable >= end.min(log_end)) => {
+                durable.map_err(io::Error::other)?;
+            }
+            // A broken log never gets there.
+            failure = failure.wait_for(Option::is_some) => {
+                let failure = failure.map_err(io::Error::other)?.clone();
+                return Err(io::Error::other(failure.unwrap_or_default()));
+            }
+        }
         self.persist_to(end).await
     }
 

@@ -598,7 +598,10 @@ async fn watch_voter(core: Arc<Core>, consensus: Arc<Consensus>) {
     });
     let mut stopping = core.stopping.subscribe();
     tokio::select! {
-        () = watching => core.fail("run Raft", "it has stopped; the log above says why"),
+        // A broken log stops Raft too; whoever watches the log says what is wrong with it.
+        () = watching => if core.flusher.failure().borrow().is_none() {
+            core.fail("run Raft", "it has stopped; the log above says why");
+        },
         _ = stopping.wait_for(|stop| *stop) => {}
     }
 }

@@ -14,7 +14,6 @@ mod ports;
 mod ready;
 
 use crate::client::Client;
-use crate::commands::tree;
 use crate::failure::{Failure, Outcome};
 use crate::print::Output;
 use crate::tree_view::draw;
@@ -128,7 +127,7 @@ async fn show(layout: &Layout, output: &mut Output) -> Outcome {
         nodes.iter().map(|node| node.client.clone()).collect(),
         ANSWER_TIMEOUT,
     );
-    let rows = tree::rows(&client).await?;
+    let rows = ready::whole_tree(&client, &nodes).await?;
     for node in &nodes {
         let row = rows.iter().find(|row| row.name == node.name);
         let role = row.map_or("not in the tree yet", |row| row.role.name());

@@ -1,4 +1,4 @@
-//! When a group counts as ready: every voter knows the leader, every listener has an upstream.
+//! When a group counts as ready: every voter knows the leader, every listener has an upstream; and when its tree is whole.
 
 use super::child::last_line;
 use super::directory::Directory;
@@ -6,16 +6,20 @@ use super::layout::{Kind, PlannedNode};
 use crate::admin::proto::admin_client::AdminClient;
 use crate::admin::proto::{Role, StatusRequest, StatusResponse};
 use crate::client::Client;
+use crate::commands::tree;
 use crate::failure::{Failure, Outcome};
+use crate::tree_view::Row;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// After this long something is wrong that time does not cure.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A tree that has not settled after this long is shown as it is.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long to wait before a node is asked again.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take.
@@ -46,6 +50,22 @@ pub async fn wait(nodes: &[PlannedNode], directory: &Directory) -> Outcome {
         waiting.iter().copied().collect::<Vec<_>>().join(", "),
         log.display()
     )))
+}
+
+/// The tree, once every node has its place in it: an election may move listeners that were ready a moment ago.
+pub async fn whole_tree(client: &Client, nodes: &[PlannedNode]) -> Outcome<Vec<Row>> {
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    loop {
+        let rows = tree::rows(client).await?;
+        let has_place = |node: &PlannedNode| {
+            let mut placed = rows.iter().filter(|row| row.depth.is_some());
+            placed.any(|row| row.name == node.name)
+        };
+        if nodes.iter().all(has_place) || Instant::now() >= deadline {
+            return Ok(rows);
+        }
+        sleep(ASK_PAUSE).await;
+    }
 }
 
 async fn until_ready(node: &PlannedNode) -> &str {

@@ -1,0 +1,180 @@
+//! Clients that ask for too much, and one that reads too little.
+
+use crate::cluster::{Cluster, Node, put};
+use bytes::Bytes;
+use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;
+use eaves_kv::proto::etcdserverpb::{
+    PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, request_op,
+    watch_request,
+};
+use std::fs;
+use tonic::{Code, Status};
+
+/// What goes by a watcher that does not read.
+const EVENTS: usize = 200;
+const EVENT_BYTES: usize = 1 << 20;
+/// Watches on each node that nobody reads.
+const STALLED: usize = 3;
+/// By how much the memory of a node may grow meanwhile: what is applied but not yet durable (at most 64 MiB) comes and goes on a busy
+/// node, with or without watchers. If the events were kept for them it would be 600 MiB.
+const GROWTH_MAX_BYTES: u64 = 128 << 20;
+
+#[tokio::test]
+async fn requests_that_are_too_large_get_etcds_errors_from_voters_and_listeners() {
+    let cluster = Cluster::start(2, 1, &[]).await;
+    for node in cluster.nodes() {
+        let value = |bytes: usize| Bytes::from(vec![b'x'; bytes]);
+        let refused = node.put("large", value(1_600 << 10)).await;
+        assert_refused(
+            refused,
+            Code::InvalidArgument,
+            "etcdserver: request is too large",
+        );
+        let refused = node.put("larger", value(3 << 20)).await;
+        let status = refused.expect_err("it is larger than any message may be");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+
+        let refused = node.kv().txn(puts(129)).await;
+        assert_refused(
+            refused,
+            Code::InvalidArgument,
+            "etcdserver: too many operations in txn request",
+        );
+
+        // What is just small enough is taken, by the same node.
+        node.kv().txn(puts(128)).await.expect("128 operations");
+        let largest = node.put("large", value(1_500 << 10)).await;
+        largest.expect("a little less than 1.5 MiB");
+    }
+    cluster.converge().await;
+}
+
+fn assert_refused<T>(answer: Result<T, Status>, code: Code, text: &str) {
+    let status = answer.err().expect("it is refused");
+    assert_eq!((status.code(), status.message()), (code, text));
+}
+
+fn puts(count: usize) -> TxnRequest {
+    let put = |number: usize| RequestOp {
+        request: Some(request_op::Request::RequestPut(PutRequest {
+            key: format!("txn/{number}").into(),
+            ..Default::default()
+        })),
+    };
+    TxnRequest {
+        success: (0..count).map(put).collect(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_its_watch_costs_no_memory_and_hinders_nobody() {
+    let mut cluster = Cluster::start(2, 1, &[]).await;
+    let writer = cluster.node("v1").kv();
+    let value = |number: usize| Bytes::from(vec![b'a' + (number % 26) as u8; EVENT_BYTES]);
+
+    // The node's caches fill first, so that what is measured is the watcher's alone.
+    for number in 0..EVENTS / 2 {
+        let put = put(writer.clone(), format!("warm/{number}"), value(number));
+        put.await.expect("a put");
+    }
+    let mut stalled = Vec::new();
+    let thrice = |node| std::iter::repeat_n(node, STALLED);
+    for node in cluster.nodes().iter().flat_map(thrice) {
+        let (requests, mut responses) = watch(node).await;
+        let created = responses.message().await.expect("a stream").expect("open");
+        assert!(created.created);
+        stalled.push((requests, responses));
+    }
+    // Another client of the same nodes, which reads.
+    let (_requests, mut reading) = watch(cluster.node("l1")).await;
+    reading.message().await.expect("a stream").expect("open");
+
+    let before: Vec<u64> = cluster.nodes_mut().iter_mut().map(memory_bytes).collect();
+    let mut grown = vec![0; before.len()];
+    for number in 0..EVENTS {
+        let put = put(writer.clone(), format!("events/{number}"), value(number));
+        let revision = put.await.expect("a put");
+        let mut seen = 0;
+        while seen < revision {
+            let response = reading.message().await.expect("a stream").expect("open");
+            for event in &response.events {
+                let pair = event.kv.as_ref().expect("an event has a pair");
+                assert_eq!(pair.value, value(number));
+                seen = pair.mod_revision;
+            }
+        }
+        for (i, node) in cluster.nodes_mut().iter_mut().enumerate() {
+            grown[i] = grown[i].max(memory_bytes(node).saturating_sub(before[i]));
+        }
+    }
+    println!("memory has grown by {grown:?} bytes at most");
+    for (node, grown) in cluster.nodes().iter().zip(grown) {
+        assert!(
+            grown <= GROWTH_MAX_BYTES,
+            "the memory of {} has grown by {} MiB",
+            node.name,
+            grown >> 20
+        );
+    }
+
+    // Others are served as ever, and the one that reads again misses nothing.
+    for node in cluster.nodes() {
+        let read = RangeRequest {
+            key: "events/7".into(),
+            ..Default::default()
+        };
+        let answer = node.kv().range(read).await.expect("a read").into_inner();
+        assert_eq!(answer.count, 1);
+    }
+    let (_, responses) = stalled.last_mut().expect("some watches are stalled");
+    let mut next = 0;
+    while next < EVENTS {
+        let response = responses.message().await.expect("a stream").expect("open");
+        for event in &response.events {
+            let pair = event.kv.as_ref().expect("an event has a pair");
+            assert_eq!(pair.key, format!("events/{next}"));
+            assert_eq!(pair.value, value(next));
+            next += 1;
+        }
+    }
+}
+
+type Watch = (
+    tokio::sync::mpsc::Sender<WatchRequest>,
+    tonic::Streaming<eaves_kv::proto::etcdserverpb::WatchResponse>,
+);
+
+/// A watch of everything under `events/`, on a connection of its own: one that is not read must not hold up another test client.
+async fn watch(node: &Node) -> Watch {
+    let (requests, queue) = tokio::sync::mpsc::channel(1);
+    let create = WatchCreateRequest {
+        key: "events/".into(),
+        range_end: "events0".into(),
+        ..Default::default()
+    };
+    let create = WatchRequest {
+        request_union: Some(watch_request::RequestUnion::CreateRequest(create)),
+    };
+    requests.send(create).await.expect("the queue has room");
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.address()))
+        .expect("a loopback address is an endpoint");
+    let channel = endpoint.connect().await.expect("the node listens");
+    let stream = tokio_stream::wrappers::ReceiverStream::new(queue);
+    let responses = WatchClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
+        .watch(stream)
+        .await
+        .expect("the watch service answers");
+    (requests, responses.into_inner())
+}
+
+/// The resident memory of a node's process.
+fn memory_bytes(node: &mut Node) -> u64 {
+    let path = format!("/proc/{}/status", node.server().id());
+    let status = fs::read_to_string(path).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("a size in kB");
+    kib << 10
+}

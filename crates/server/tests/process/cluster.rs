@@ -1,0 +1,377 @@
+//! A group of voters and the listeners below it, each a process.
+
+use crate::support::{Server, eventually, free_ports, page};
+use bytes::Bytes;
+use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
+use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest};
+use eaves_kv::proto::mvccpb::KeyValue;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// A client gives up on a write after this time; its outcome is unknown then.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Voters `v1`, `v2`, ... and listeners `l1`, `l2`, ...; each is started and ended by its name.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    directory: TempDir,
+}
+
+/// One node, running or not.
+pub struct Node {
+    pub name: String,
+    pub client_port: u16,
+    pub data_dir: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    server: Option<Server>,
+    channel: Channel,
+}
+
+/// What is there, and at which revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    pub revision: i64,
+    pub pairs: Vec<KeyValue>,
+}
+
+impl Cluster {
+    /// Starts `voters` and `listeners` with `flags` and waits until all of them are ready.
+    pub async fn start(voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::plan(voters, listeners, flags);
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        for node in &mut cluster.nodes {
+            node.ready().await;
+        }
+        cluster
+    }
+
+    /// A cluster of which no process runs yet. Voters take `flags` whole, listeners without `--snapshot-count`, which only a group has.
+    pub fn plan(voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let names: Vec<String> = (1..=voters)
+            .map(|number| format!("v{number}"))
+            .chain((1..=listeners).map(|number| format!("l{number}")))
+            .collect();
+        let ports = free_ports(2 * names.len());
+        let peer_ports = &ports[names.len()..];
+        let join = |separator: &str, part: &dyn Fn(usize) -> String| {
+            let parts: Vec<String> = (0..voters).map(part).collect();
+            parts.join(separator)
+        };
+        let cluster = join(",", &|i| format!("{}={}", names[i], url(peer_ports[i])));
+        let upstream = join(",", &|i| format!("127.0.0.1:{}", peer_ports[i]));
+        let nodes = names.iter().enumerate().map(|(i, name)| {
+            let data_dir = directory.path().join(name);
+            let place = match i < voters {
+                true => ["serve", "--initial-cluster", &cluster],
+                false => ["listen", "--upstream", &upstream],
+            };
+            let own = [
+                ("--name", name.clone()),
+                ("--data-dir", data_dir.display().to_string()),
+                ("--listen-client-urls", url(ports[i])),
+                ("--listen-peer-urls", url(peer_ports[i])),
+            ];
+            let own = own.iter().flat_map(|(flag, value)| [*flag, value]);
+            let flags = flags
+                .chunks(2)
+                .filter(|flag| i < voters || flag[0] != "--snapshot-count");
+            let words = place.into_iter().chain(own).chain(flags.flatten().copied());
+            Node {
+                name: name.clone(),
+                client_port: ports[i],
+                arguments: words.map(str::to_owned).collect(),
+                log: directory.path().join(format!("{name}.log")),
+                server: None,
+                channel: Endpoint::from_shared(url(ports[i]))
+                    .expect("a loopback address is an endpoint")
+                    .connect_lazy(),
+                data_dir,
+            }
+        });
+        let nodes = nodes.collect();
+        Cluster { nodes, directory }
+    }
+
+    /// All nodes, voters first.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// All nodes, voters first.
+    pub fn nodes_mut(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> &Node {
+        let mut nodes = self.nodes.iter();
+        nodes.find(|node| node.name == name).expect("a known name")
+    }
+
+    /// The node of this name.
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        let mut nodes = self.nodes.iter_mut();
+        nodes.find(|node| node.name == name).expect("a known name")
+    }
+
+    /// The rows of `eaves tree --json`, as the node `asked` tells them.
+    pub fn tree(&self, asked: &str) -> Vec<Value> {
+        let text = eaves(&self.node(asked).address(), &["tree", "--json"]);
+        serde_json::from_str(&text).expect("the output is JSON")
+    }
+
+    /// Waits until `asked` shows a tree of which `wanted` holds.
+    pub async fn tree_where(
+        &self,
+        asked: &str,
+        what: &str,
+        wanted: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
+        let seen = async || Some(self.tree(asked)).filter(|rows| wanted(rows));
+        eventually(what, seen).await
+    }
+
+    /// Waits until `asked` shows all nodes, a leader among them and every listener in its place.
+    pub async fn whole_tree(&self, asked: &str) -> Vec<Value> {
+        let is_whole = |rows: &[Value]| {
+            rows.len() == self.nodes.len()
+                && leader_of(rows).is_some()
+                && rows.iter().all(|row| row["depth"].is_u64())
+        };
+        let what = format!("{asked} shows the whole tree");
+        self.tree_where(asked, &what, is_whole).await
+    }
+
+    /// Waits until all running nodes stand at one revision, and checks that they hold the same there.
+    pub async fn converge(&self) -> Content {
+        let nodes: Vec<&Node> = self.nodes.iter().filter(|node| node.is_running()).collect();
+        let same = async || {
+            let mut revisions = Vec::new();
+            for node in &nodes {
+                revisions.push(node.revision().await.ok()?);
+            }
+            let first = revisions[0];
+            revisions
+                .iter()
+                .all(|revision| *revision == first)
+                .then_some(first)
+        };
+        let revision = eventually("all nodes stand at one revision", same).await;
+        let content = nodes[0].content(revision).await;
+        for node in &nodes[1..] {
+            let other = node.content(revision).await;
+            assert!(
+                other == content,
+                "{} differs from {} at revision {revision}: {} keys and {}",
+                node.name,
+                nodes[0].name,
+                other.pairs.len(),
+                content.pairs.len(),
+            );
+        }
+        content
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.server = None;
+        }
+        if std::thread::panicking() {
+            self.directory.disable_cleanup(true);
+            eprintln!(
+                "data and logs are kept in {}",
+                self.directory.path().display()
+            );
+        }
+    }
+}
+
+impl Node {
+    /// Starts its process.
+    pub fn start(&mut self) {
+        self.start_as(self.command());
+    }
+
+    /// The command that runs it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eaves"));
+        command.args(&self.arguments);
+        command
+    }
+
+    /// Starts its process by a command of the caller's making.
+    pub fn start_as(&mut self, command: Command) {
+        assert!(self.server.is_none(), "{} runs", self.name);
+        self.server = Some(Server::start(&self.name, command, &self.log));
+    }
+
+    /// Waits until it answers a linearizable read: it has a place, and it has caught up with what was committed.
+    pub async fn ready(&mut self) {
+        let what = format!("{} answers a linearizable read", self.name);
+        let mut kv = self.kv();
+        let server = self.server.as_mut().expect("its process runs");
+        eventually(&what, async || {
+            server.assert_running();
+            let read = kv.range(RangeRequest {
+                key: "ready".into(),
+                ..Default::default()
+            });
+            read.await.ok()
+        })
+        .await;
+    }
+
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) {
+        self.taken().kill();
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(&mut self) {
+        self.taken().stop();
+    }
+
+    /// Its process, which is no longer the node's.
+    pub fn taken(&mut self) -> Server {
+        self.server.take().expect("its process runs")
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Its process.
+    pub fn server(&mut self) -> &mut Server {
+        self.server.as_mut().expect("its process runs")
+    }
+
+    /// All that its processes have printed.
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Where clients reach it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// The way to it, connected when used and again when lost.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Puts, and gives the revision.
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<i64, Status> {
+        put(self.kv(), key, value).await
+    }
+
+    /// The revision that it stands at by itself.
+    pub async fn revision(&self) -> Result<i64, Status> {
+        let mut kv = self.kv();
+        let answer = kv.range(RangeRequest {
+            key: "a".into(),
+            serializable: true,
+            ..Default::default()
+        });
+        let header = answer.await?.into_inner().header;
+        Ok(header.expect("an answer has a header").revision)
+    }
+
+    /// All that it holds by itself at `revision`.
+    pub async fn content(&self, revision: i64) -> Content {
+        let mut kv = self.kv();
+        let answer = kv.range(RangeRequest {
+            key: [0].to_vec().into(),
+            range_end: [0].to_vec().into(),
+            revision,
+            serializable: true,
+            ..Default::default()
+        });
+        let pairs = answer.await.expect("a serializable read").into_inner().kvs;
+        Content { revision, pairs }
+    }
+
+    /// One of its metrics.
+    pub fn metric(&self, name: &str) -> u64 {
+        let page = page(self.client_port, "/metrics").expect("the page of metrics");
+        let start = format!("eaves_{name} ");
+        page.lines()
+            .find_map(|line| line.strip_prefix(&start)?.parse().ok())
+            .unwrap_or_else(|| panic!("no metric {name} in {page}"))
+    }
+}
+
+/// Puts, and gives the revision; a write that takes too long is an error, since its outcome is unknown.
+pub async fn put(
+    mut kv: KvClient<Channel>,
+    key: impl Into<Bytes>,
+    value: impl Into<Bytes>,
+) -> Result<i64, Status> {
+    let request = PutRequest {
+        key: key.into(),
+        value: value.into(),
+        ..Default::default()
+    };
+    let answer = tokio::time::timeout(WRITE_TIMEOUT, kv.put(request))
+        .await
+        .map_err(|_| Status::deadline_exceeded("the test waits no longer"))??;
+    let header = answer.into_inner().header;
+    Ok(header.expect("an answer has a header").revision)
+}
+
+/// Runs a command of the command line that must succeed, and gives what it printed.
+pub fn eaves(endpoint: &str, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_eaves"))
+        .args(arguments)
+        .args(["--endpoints", endpoint])
+        .output()
+        .expect("the binary starts");
+    assert!(
+        output.status.success(),
+        "{arguments:?} on {endpoint}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("the output is text")
+}
+
+/// The name of the leader, if the rows of a tree show one.
+pub fn leader_of(rows: &[Value]) -> Option<String> {
+    let leader = rows.iter().find(|row| row["role"] == "leader")?;
+    leader["name"].as_str().map(str::to_owned)
+}
+
+/// The largest depth that the rows of a tree show.
+pub fn depth_of(rows: &[Value]) -> u64 {
+    let depths = rows.iter().filter_map(|row| row["depth"].as_u64());
+    depths.max().unwrap_or(0)
+}
+
+/// The bytes of a directory's file whose name `wanted` takes.
+pub fn file_in(directory: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
+    let entries = std::fs::read_dir(directory).expect("list a directory");
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("list a directory").path())
+        .filter(|path| wanted(&path.file_name().unwrap_or_default().to_string_lossy()))
+        .collect();
+    paths.sort();
+    paths.pop().expect("the directory has such a file")
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}

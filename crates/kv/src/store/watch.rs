@@ -495,11 +495,15 @@ fn previous_values(
     Ok(values)
 }
 
-/// The value a record's key had just before, if it existed and history still has it.
+/// The value a record's key had at the revision before, if it existed and history still has it. A put that makes the key has none, as in
+/// etcd: not even when the same transaction deleted the key first.
 pub fn previous_value(
     shared: &Shared,
     record: &Record,
 ) -> Result<Option<KeyValue>, StateFileError> {
+    if record.version == 1 {
+        return Ok(None);
+    }
     let before = record.revision.main - 1;
     let (found, view) = {
         let state = super::read(&shared.state);

@@ -302,6 +302,26 @@ fn previous_values_are_those_of_the_revision_before() {
 }
 
 #[test]
+fn a_put_that_makes_its_key_has_no_previous_value() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1")]);
+    let ops = vec![op_delete(delete("a", "")), op_put(put("a", "2"))];
+    node.txn(txn(vec![], ops, vec![])).unwrap();
+    node.persist();
+    let (handle, mut events) = node.store.watch_hub().open_stream();
+    handle.watch(WatchSpec {
+        prev_kv: true,
+        ..spec("a", "", 3)
+    });
+    let items = rest(&mut events);
+    let WatchItem::Events { events, .. } = &items[1] else {
+        panic!("events follow the answer: {items:?}");
+    };
+    let previous: Vec<_> = events.iter().map(|event| event.prev_kv.clone()).collect();
+    assert_eq!(previous, [Some(kv("a", "1", 2, 2, 1)), None]);
+}
+
+#[test]
 fn a_start_before_the_compaction_is_told_so_after_it_was_created() {
     let mut node = Node::new();
     node.puts(&[("a", "1"), ("a", "2"), ("a", "3")]);

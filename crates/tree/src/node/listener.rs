@@ -57,8 +57,9 @@ impl TreeNode {
         self.check();
     }
 
-    /// A listener has read the group's voters from the log (`B5`).
-    pub fn handle_voters(&mut self, _now: Instant, voters: Vec<Peer>) {
+    /// A listener has read the group's voters from the log (`B5`). One that knew nobody to ask begins to search with them, as
+    /// after a restart; if a new list is on its way to disk, it waits for that (`S6`).
+    pub fn handle_voters(&mut self, now: Instant, voters: Vec<Peer>) {
         assert!(
             self.role == Role::Listener,
             "a voter was given the voters of a listener"
@@ -70,6 +71,9 @@ impl TreeNode {
         ranked.sort_by_key(|voter| self.voters.iter().position(|known| known == voter));
         self.learn_voters(ranked.into_iter().chain(rest).collect());
         self.learn_neighbours(&[]);
+        if self.session.is_none() && self.search.is_none() && self.new_list.is_none() {
+            self.restart(now);
+        }
         self.check();
     }
 

@@ -43,7 +43,8 @@ use core::time::Duration;
 /// - **path-ends-here**: the path ends with this node, which is on it only once; it is the whole path of a node that has
 ///   no upstream.
 /// - **voter-has-no-upstream**: a voter has neither a session with an upstream nor a search for one.
-/// - **never-stuck**: a detached listener that knows any server to ask has a timer set that makes it go on.
+/// - **never-stuck**: a detached listener that knows any server to ask has a timer set that makes it go on, or waits for its
+///   new list to be on disk.
 #[derive(Debug)]
 pub struct TreeNode {
     config: Config,
@@ -81,7 +82,7 @@ impl TreeNode {
 
     /// A listener that starts with what an earlier run left on disk, if anything. If it knows any server it begins to search
     /// at once, or, if it knows only one, after a random while (`B19`). Otherwise it waits for
-    /// [`handle_upstream_list`](Self::handle_upstream_list).
+    /// [`handle_upstream_list`](Self::handle_upstream_list) or [`handle_voters`](Self::handle_voters).
     pub fn listener(now: Instant, config: Config, saved: Saved, seed: u64) -> TreeNode {
         let mut node = TreeNode::new(config, Role::Listener, saved, seed);
         node.restart(now);
@@ -384,7 +385,7 @@ impl TreeNode {
                 Timer::Grace,
             ];
             assert!(
-                timers.iter().any(|&timer| self.timers.is_set(timer)),
+                self.new_list.is_some() || timers.iter().any(|&timer| self.timers.is_set(timer)),
                 "never-stuck: detached {id} waits for nothing"
             );
         }

@@ -52,7 +52,7 @@ impl TreeNode {
         self.check();
     }
 
-    /// Begins to search with what an earlier run left (`S6`). One that knows a single server waits a while, so that a crowd
+    /// Begins to search with what an earlier run left (`S6`, `B5`), if it left anything. One that knows a single server waits a while, so that a crowd
     /// that restarts together does not fall on it together (`B19`).
     pub(super) fn restart(&mut self, now: Instant) {
         let Saved { upstreams, learned } = &self.saved;

@@ -188,6 +188,7 @@ enum Step {
     Heal,
     Kick(u64, u64),
     List(u64, Vec<u64>),
+    LogVoters(u64),
     Promote(u64),
 }
 
@@ -205,6 +206,7 @@ fn step(nodes: u64) -> impl Strategy<Value = Step> {
         1 => Just(Step::Heal),
         2 => (any.clone(), any.clone()).prop_map(|(a, b)| Step::Kick(a, b)),
         1 => (any.clone(), list(nodes)).prop_map(|(id, list)| Step::List(id, list)),
+        1 => any.clone().prop_map(Step::LogVoters),
         1 => any.prop_map(Step::Promote),
     ]
 }
@@ -288,6 +290,10 @@ fn perform(net: &mut Net, scenario: &Scenario, step: &Step) {
             net.with(*upstream, |node, now| node.kick(now, NodeId(*listener)));
         }
         Step::List(id, list) if net.is_up(*id) && !is_voter(net, *id) => net.set_list(*id, list),
+        Step::LogVoters(id) if net.is_up(*id) && !is_voter(net, *id) => {
+            let voters = net.voters().into_iter().map(crate::net::peer).collect();
+            net.with(*id, |node, now| node.handle_voters(now, voters));
+        }
         Step::Promote(id) if net.is_up(*id) && !is_voter(net, *id) => net.promote(*id),
         _ => {}
     }

@@ -35,6 +35,8 @@ enum Command {
     },
     /// Makes a listener that has run before, with a list on disk. Example: restarted n4 n1
     Restarted { name: Node, upstreams: Nodes },
+    /// Makes a listener that knows nobody. Example: newcomer n4
+    Newcomer(Node),
     /// Lets time pass. Example: run 100
     Run { milliseconds: u64 },
     /// Draws the tree.
@@ -298,6 +300,7 @@ impl goldenscript::Runner for Runner {
                     },
                 );
             }
+            Command::Newcomer(name) => self.net.add_listener(Net::config(name.0), Saved::default()),
             Command::Run { milliseconds } => self.net.run(Duration::from_millis(*milliseconds)),
             Command::Tree => lines = self.net.tree(),
             Command::State(name) => lines.push(self.state(name.0)),
@@ -427,6 +430,7 @@ scripts! {
     B04_a_place_is_found_by_descending
     B05_addresses_are_learned
     B05_the_list_goes_before_what_was_learned
+    B05_voters_in_the_log_begin_a_search
     B06_own_zone_at_the_price_of_one_level
     B08_a_voter_without_a_leader_is_stale
     B08_heartbeats_are_relayed_at_once
@@ -442,6 +446,7 @@ scripts! {
     S03_a_listener_stays_one
     S04_follower_and_listener_push_alike
     S05_the_committed_position_goes_down
+    S06_a_list_on_its_way_to_disk_is_waited_for
     S06_list_is_persisted_before_use
     S07_a_long_list_is_asked_four_at_a_time
     S07_a_short_list_is_asked_whole

@@ -6,7 +6,7 @@ use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest};
 use eaves_kv::proto::mvccpb::KeyValue;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -140,10 +140,11 @@ impl Cluster {
         eventually(what, seen).await
     }
 
-    /// Waits until `asked` shows all nodes, a leader among them and every listener in its place.
+    /// Waits until `asked` shows all running nodes, a leader among them and every listener in its place.
     pub async fn whole_tree(&self, asked: &str) -> Vec<Value> {
+        let running = self.nodes.iter().filter(|node| node.is_running()).count();
         let is_whole = |rows: &[Value]| {
-            rows.len() == self.nodes.len()
+            rows.len() == running
                 && leader_of(rows).is_some()
                 && rows.iter().all(|row| row["depth"].is_u64())
         };
@@ -238,8 +239,8 @@ impl Node {
     }
 
     /// Asks it to stop and waits until it has.
-    pub fn stop(&mut self) {
-        self.taken().stop();
+    pub async fn stop(&mut self) {
+        self.taken().stop().await;
     }
 
     /// Its process, which is no longer the node's.
@@ -359,17 +360,6 @@ pub fn leader_of(rows: &[Value]) -> Option<String> {
 pub fn depth_of(rows: &[Value]) -> u64 {
     let depths = rows.iter().filter_map(|row| row["depth"].as_u64());
     depths.max().unwrap_or(0)
-}
-
-/// The bytes of a directory's file whose name `wanted` takes.
-pub fn file_in(directory: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
-    let entries = std::fs::read_dir(directory).expect("list a directory");
-    let mut paths: Vec<PathBuf> = entries
-        .map(|entry| entry.expect("list a directory").path())
-        .filter(|path| wanted(&path.file_name().unwrap_or_default().to_string_lossy()))
-        .collect();
-    paths.sort();
-    paths.pop().expect("the directory has such a file")
 }
 
 fn url(port: u16) -> String {

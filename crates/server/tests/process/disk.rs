@@ -1,6 +1,6 @@
 //! Disks that are full, and disks that return something else than was written.
 
-use crate::cluster::{Cluster, Node, file_in};
+use crate::cluster::{Cluster, Content, Node};
 use bytes::Bytes;
 use eaves_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use eaves_kv::proto::etcdserverpb::{Compare, PutRequest, RequestOp, TxnRequest, request_op};
@@ -17,6 +17,8 @@ const SEGMENT: [&str; 2] = ["--log-segment-bytes", "1048576"];
 /// Writes that make the log grow fast, and their number after which any log would have met the limit.
 const BALLAST_BYTES: usize = 64 << 10;
 const BALLAST_MAX: usize = 100;
+/// How much of a record a cut leaves.
+const TORN_BYTES: usize = 100;
 
 #[tokio::test]
 async fn a_full_disk_ends_a_node_with_a_clear_error_and_loses_nothing_acknowledged() {
@@ -26,14 +28,14 @@ async fn a_full_disk_ends_a_node_with_a_clear_error_and_loses_nothing_acknowledg
     put_one(node, "before", &mut acknowledged)
         .await
         .expect("a put");
-    node.stop();
+    node.stop().await;
     node.start_as(with_little_space(node));
     node.ready().await;
 
     let error = fill_log(node, &mut acknowledged).await;
     // Either the node said that it does not know what became of the write, or it was gone before it could.
     assert_eq!(error.code(), Code::Unavailable, "{error:?}");
-    assert_says_so(node);
+    assert_says_so(node).await;
 
     // There is space again.
     node.start();
@@ -55,7 +57,7 @@ async fn a_group_goes_on_without_the_nodes_whose_disks_are_full() {
     let short = ["v2", "l1"];
     for name in short {
         let node = cluster.node_mut(name);
-        node.stop();
+        node.stop().await;
         node.start_as(with_little_space(node));
         node.ready().await;
     }
@@ -64,7 +66,7 @@ async fn a_group_goes_on_without_the_nodes_whose_disks_are_full() {
         let _ = cluster.node("v3").kv().txn(ballast()).await;
     }
     for name in short {
-        assert_says_so(cluster.node_mut(name));
+        assert_says_so(cluster.node_mut(name)).await;
     }
     let mut acknowledged = BTreeMap::new();
     put_one(cluster.node("v3"), "meanwhile", &mut acknowledged)
@@ -140,8 +142,8 @@ fn ballast() -> TxnRequest {
 }
 
 /// The node ends with exit status 1, and its last line names the file and what is wrong with it.
-fn assert_says_so(node: &mut Node) {
-    let status = node.taken().wait();
+async fn assert_says_so(node: &mut Node) {
+    let status = node.taken().wait().await;
     let line = last_line(node);
     assert_eq!(status.code(), Some(1), "{line}");
     let segments = node.data_dir.join("log").display().to_string();
@@ -165,56 +167,104 @@ fn assert_no_panic(node: &Node) {
 async fn a_flipped_bit_is_refused_by_name_or_does_not_matter() {
     let mut cluster = Cluster::start(1, 0, &SEGMENT).await;
     let node = cluster.node_mut("v1");
-    for number in 0..40 {
-        let value = format!("value {number} ").repeat(50);
-        node.put(format!("key/{number}"), value)
-            .await
-            .expect("a put");
-    }
-    let revision = node.revision().await.expect("a read");
-    let expected = node.content(revision).await;
-    node.stop();
+    put_some(node).await;
+    let expected = node.content(node.revision().await.expect("a read")).await;
+    node.stop().await;
 
-    let log = node.data_dir.join("log");
-    let segment = file_in(&log, |name| name.ends_with(".seg"));
+    // All of the log was acknowledged and is known to be applied: every byte of it counts, to the last.
+    let segment = segment_of(node);
     let end = used_bytes(&segment);
+    for at in [10, end / 3, end / 2, end - 300, end - 1] {
+        assert!(is_refused(node, &segment, at, &expected).await, "{at}");
+    }
+    for small in ["log/state", "identity"] {
+        let file = node.data_dir.join(small);
+        let middle = used_bytes(&file) / 2;
+        assert!(is_refused(node, &file, middle, &expected).await, "{small}");
+    }
     let state = node.data_dir.join("state.redb");
-    let state_bytes = used_bytes(&state);
-    // All of the log was acknowledged and applied, so that even its last byte counts.
-    let in_log = [10, end / 3, end / 2, end - 300, end - 1].map(|at| (segment.clone(), at));
-    let in_state = (1..6).map(|part| (state.clone(), part * state_bytes / 6 + part));
-    let small = [log.join("state"), node.data_dir.join("identity")];
-    let in_small = small.map(|file| (file.clone(), used_bytes(&file) / 2));
-
-    for (file, at) in in_log.into_iter().chain(in_state).chain(in_small) {
-        let sound = contents(&node.data_dir);
-        flip_bit(&file, at);
-        node.start();
-        let place = format!("{} at {at}", file.display());
-        match ended_or_ready(node).await {
-            true => {
-                let line = last_line(node);
-                // The end of the log looks like a write that was cut off; that more was there is known from the state.
-                let missing = format!("the log in {} ends at", log.display());
-                let named = line.contains(&file.display().to_string())
-                    || file == segment && line.contains(&missing);
-                assert!(
-                    line.starts_with("eaves: cannot") && named,
-                    "{place}: {line}"
-                );
-            }
-            false => {
-                assert!(file == state, "{place} was not noticed");
-                assert_eq!(node.content(revision).await, expected, "{place}");
-                node.stop();
-            }
-        }
-        assert_no_panic(node);
-        restore(&sound);
+    let end = used_bytes(&state);
+    for part in 1..6 {
+        is_refused(node, &state, part * end / 6 + part, &expected).await;
     }
     node.start();
     node.ready().await;
-    assert_eq!(node.content(revision).await, expected);
+    assert_eq!(node.content(expected.revision).await, expected);
+}
+
+#[tokio::test]
+async fn damage_in_one_node_of_a_group_never_shows_wrong_data() {
+    let mut cluster = Cluster::start(3, 1, &SEGMENT).await;
+    put_some(cluster.node("v1")).await;
+    let expected = cluster.converge().await;
+    for name in ["v3", "l1"] {
+        let node = cluster.node_mut(name);
+        node.stop().await;
+        for (file, _) in contents(&node.data_dir) {
+            if used_bytes(&file) > 0 {
+                let middle = used_bytes(&file) / 2;
+                is_refused(node, &file, middle, &expected).await;
+            }
+        }
+        node.start();
+        node.ready().await;
+
+        // A batch that was cut off while it was written: nobody has heard of it, so it may go.
+        node.kill();
+        let segment = segment_of(node);
+        let mut bytes = fs::read(&segment).expect("read the log of a killed node");
+        let end = used_bytes(&segment);
+        bytes.copy_within(end - TORN_BYTES..end, end + TORN_BYTES);
+        fs::write(&segment, bytes).expect("write the log of a killed node");
+        node.start();
+        node.ready().await;
+        assert!(node.printed().contains("torn"), "{}", node.printed());
+    }
+    assert_eq!(cluster.converge().await, expected);
+}
+
+async fn put_some(node: &Node) {
+    for number in 0..40 {
+        let value = format!("value {number} ").repeat(50);
+        let put = node.put(format!("key/{number}"), value).await;
+        put.expect("a put");
+    }
+}
+
+/// Starts the stopped node with one bit of `file` flipped. Either it refuses by a line that names the file, and then all is put
+/// back, or it holds `expected` all the same, and then it goes on from there. Afterwards it is stopped.
+async fn is_refused(node: &mut Node, file: &Path, at: usize, expected: &Content) -> bool {
+    let sound = contents(&node.data_dir);
+    let is_newest_segment = *file == segment_of(node);
+    flip_bit(file, at);
+    node.start();
+    let place = format!("{} at {at}", file.display());
+    let refused = ended_or_ready(node).await;
+    if refused {
+        let line = last_line(node);
+        // The end of a log looks like a write that was cut off; that there was more is known from the state.
+        let missing = format!("the log in {} ends at", node.data_dir.join("log").display());
+        let named = line.contains(&file.display().to_string())
+            || is_newest_segment && line.contains(&missing);
+        assert!(
+            line.starts_with("eaves: cannot") && named,
+            "{place}: {line}"
+        );
+        restore(&node.data_dir, &sound);
+    } else {
+        assert_eq!(node.content(expected.revision).await, *expected, "{place}");
+        node.stop().await;
+    }
+    assert_no_panic(node);
+    refused
+}
+
+/// The newest file of a node's log.
+fn segment_of(node: &Node) -> PathBuf {
+    let files = contents(&node.data_dir.join("log")).into_iter();
+    let segments = files.filter(|(path, _)| path.extension().is_some_and(|end| end == "seg"));
+    let (newest, _) = segments.max().expect("a log has a segment");
+    newest
 }
 
 /// Whether the node, just started, ended with exit status 1; else it is ready.
@@ -263,16 +313,11 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// Brings back the files of [`contents`], and takes away what has come since.
-fn restore(sound: &[(PathBuf, Vec<u8>)]) {
-    for (path, bytes) in sound {
-        fs::write(path, bytes).expect("write a file");
+fn restore(directory: &Path, sound: &[(PathBuf, Vec<u8>)]) {
+    for (path, _) in contents(directory) {
+        fs::remove_file(path).expect("remove a file of a stopped node");
     }
-    let parents = sound.iter().filter_map(|(path, _)| path.parent());
-    for parent in parents.collect::<std::collections::BTreeSet<_>>() {
-        for (path, _) in contents(parent) {
-            if !sound.iter().any(|(known, _)| *known == path) {
-                fs::remove_file(path).expect("remove a file");
-            }
-        }
+    for (path, bytes) in sound {
+        fs::write(path, bytes).expect("write a file of a stopped node");
     }
 }

@@ -26,6 +26,17 @@ async fn every_acknowledged_write_survives_the_killing_of_each_node_in_turn() {
         cluster.nodes_mut()[i].ready().await;
         writing.more(WRITES_BETWEEN).await;
     }
+    // And all of them at once.
+    for node in cluster.nodes_mut() {
+        node.kill();
+    }
+    for node in cluster.nodes_mut() {
+        node.start();
+    }
+    for node in cluster.nodes_mut() {
+        node.ready().await;
+    }
+    writing.more(WRITES_BETWEEN).await;
     let writes = writing.stop().await;
     writes.assert_held(&cluster.converge().await);
 

@@ -38,7 +38,7 @@ async fn a_write_travels_from_a_voter_to_the_deepest_listener_and_survives_an_in
     .await;
 
     server.signal("INT");
-    assert!(server.wait().success(), "{}", server.log_tail());
+    assert!(server.wait().await.success(), "{}", server.log_tail());
     assert_eq!(processes_of(&data_dir), Vec::<String>::new());
 
     let mut server = up(place.path(), &data_dir, "second", base);
@@ -46,7 +46,7 @@ async fn a_write_travels_from_a_voter_to_the_deepest_listener_and_survives_an_in
     // From its own disk: this read asks nobody.
     assert_eq!(read_locally(endpoint, "greeting"), "greeting\nhello\n");
     server.signal("INT");
-    assert!(server.wait().success(), "{}", server.log_tail());
+    assert!(server.wait().await.success(), "{}", server.log_tail());
     assert_eq!(processes_of(&data_dir), Vec::<String>::new());
 }
 

@@ -11,7 +11,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Nothing takes this long unless it hangs; generous, since builds may be unoptimised and machines busy.
@@ -81,27 +80,16 @@ impl Server {
     }
 
     /// Asks it to stop, and waits until it has: exit status 0.
-    pub fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.signal("TERM");
-        let status = self.wait();
+        let status = self.wait().await;
         assert!(status.success(), "{status}: {}", self.log_tail());
     }
 
     /// Waits until it ends.
-    pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + HANG;
-        loop {
-            if let Some(status) = self.ended() {
-                return status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} does not end: {}",
-                self.name,
-                self.log_tail()
-            );
-            thread::sleep(POLL);
-        }
+    pub async fn wait(&mut self) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        eventually(&what, async || self.ended()).await
     }
 
     /// Its exit status, if it has ended.

@@ -87,8 +87,8 @@ use watch::Hub;
 /// The state file's name in its directory.
 const FILE_NAME: &str = "state.redb";
 
-/// The name of a state that is being received.
-const INSTALLING_NAME: &str = "state.installing";
+/// What the names of states that are being received begin with; a number follows.
+const INSTALLING_PREFIX: &str = "state.installing";
 
 /// A key-value store. Cheap to clone; all clones are the same store.
 #[derive(Clone)]
@@ -99,6 +99,8 @@ pub struct Store {
 /// What all parts of a store share. Locks are taken in this order: `durable`, `hub`, `state`; each for a short time but `durable`.
 struct Shared {
     directory: PathBuf,
+    /// Counts the snapshots that were received here, to give each a file of its own.
+    installs: AtomicU64,
     durable: Mutex<Durable>,
     hub: Mutex<Hub>,
     state: RwLock<State>,
@@ -110,20 +112,13 @@ struct Shared {
 impl Store {
     /// Opens the store in `directory`, which must exist, or begins an empty one there. Reads and checks every record.
     pub fn open(directory: &Path) -> Result<Store, StateFileError> {
-        let path = directory.join(FILE_NAME);
-        let installing = directory.join(INSTALLING_NAME);
-        match std::fs::remove_file(&installing) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                return Err(StateFileError::Io {
-                    path: installing,
-                    cause,
-                });
-            }
-            _ => {}
-        }
-        let (durable, state) = Durable::load(StateFile::open(&path)?)?;
+        let file = StateFile::open(&directory.join(FILE_NAME))?;
+        // Only now: the open file is locked, so no other process receives a snapshot in this directory.
+        snapshot::remove_leftovers(directory)?;
+        let (durable, state) = Durable::load(file)?;
         let shared = Shared {
             directory: directory.to_owned(),
+            installs: AtomicU64::new(0),
             hub: Mutex::new(Hub::new(state.revision)),
             state: RwLock::new(state),
             scrubbed_revision: watch_channel::Sender::new(durable.notes.scrubbed_revision),
@@ -242,6 +237,10 @@ impl StateMachine for Store {
         )))
     }
 
+    /// Sinks may overlap, as each receives into a file of its own. The state is then what the one that finished last has received; the
+    /// store does not compare positions, which it cannot read, so the node finishes one sink at a time, and only one whose position is
+    /// later. Whatever the order, only a sink that has received everything up to the snapshot's end replaces the live state, and only
+    /// with its own file.
     fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
         Ok(Box::new(snapshot::Sink::new(self.shared.clone())?))
     }

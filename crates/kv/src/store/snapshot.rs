@@ -9,18 +9,20 @@
 //! ```
 //!
 //! Rows travel as they are on disk, with the checksum of each (`record.rs`), which the receiver checks. The receiver writes them to a file
-//! beside its own, which takes the place of its own by one rename: a crash before leaves the old state, after it the new.
+//! beside its own, one for each snapshot under way, which takes the place of its own by one rename: a crash before leaves the old state,
+//! after it the new.
 
 use super::index::IndexBuilder;
 use super::persist::{Durable, state_of};
 use super::record::{RecordHeader, Revision, RowKey};
 use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
-use super::{FILE_NAME, INSTALLING_NAME, Shared};
+use super::{FILE_NAME, INSTALLING_PREFIX, Shared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use eaves::{Position, SnapshotSink, SnapshotSource};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The version of the chunks' encoding.
 const VERSION: u32 = 1;
@@ -136,7 +138,7 @@ impl SnapshotSource for Source {
     }
 }
 
-/// A snapshot being received into a file of its own. Dropping it removes the file.
+/// A snapshot being received into a file of its own, whose name no other sink of this store ever has. Dropping it removes the file.
 pub struct Sink {
     shared: Arc<Shared>,
     /// `None` once it took the live file's place.
@@ -151,13 +153,10 @@ pub struct Sink {
 
 impl Sink {
     pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
-        let path = shared.directory.join(INSTALLING_NAME);
-        match std::fs::remove_file(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                return Err(StateFileError::Io { path, cause }.into());
-            }
-            _ => {}
-        }
+        let number = shared.installs.fetch_add(1, Ordering::Relaxed);
+        let path = shared
+            .directory
+            .join(format!("{INSTALLING_PREFIX}.{number}"));
         let file = StateFile::open(&path)?;
         Ok(Self {
             shared,
@@ -268,7 +267,7 @@ impl SnapshotSink for Sink {
             },
             _ => return Err(garbled("its end is missing")),
         };
-        let mut file = self.file.take().expect("it is finished once");
+        let file = self.file.as_ref().expect("it is finished once");
         file.begin()?.commit(&notes)?;
         let view = file.view()?;
         let index = std::mem::take(&mut self.index).build();
@@ -276,6 +275,7 @@ impl SnapshotSink for Sink {
         let mut durable = super::lock(&shared.durable);
         let path = shared.directory.join(FILE_NAME);
         replace_file(file.path(), &path)?;
+        let mut file = self.file.take().expect("it is finished once");
         file.renamed(&path);
         *durable = Durable::new(file, notes, self.in_use_bytes);
         let mut hub = super::lock(&shared.hub);
@@ -295,10 +295,31 @@ impl Drop for Sink {
         if let Some(file) = self.file.take() {
             let path = file.path().to_owned();
             drop(file);
-            // What cannot be removed now is removed when the store is opened, or the next snapshot comes.
+            // What cannot be removed now is removed when the store is opened.
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Removes what an earlier run did not receive to the end. The caller holds the lock of the live state file in `directory`.
+pub fn remove_leftovers(directory: &Path) -> Result<(), StateFileError> {
+    let remove = || -> io::Result<()> {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name
+                .as_encoded_bytes()
+                .starts_with(INSTALLING_PREFIX.as_bytes())
+            {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    remove().map_err(|cause| StateFileError::Io {
+        path: directory.to_owned(),
+        cause,
+    })
 }
 
 /// Renames durably.

@@ -2,9 +2,9 @@
 
 use crate::harness::*;
 use bytes::Bytes;
-use eaves::{SnapshotSource, StateMachine};
+use eaves::{SnapshotSink, SnapshotSource, StateMachine};
 use eaves_kv::proto::etcdserverpb::RangeRequest;
-use eaves_kv::store::Store;
+use eaves_kv::store::{StateFileError, Store};
 use std::io;
 
 fn chunks(mut source: Box<dyn SnapshotSource>, max_bytes: usize) -> Vec<Bytes> {
@@ -29,6 +29,64 @@ fn sample() -> Node {
     node.compact(30).unwrap();
     node.persist();
     node
+}
+
+/// Another such node, with another history.
+fn other_sample() -> Node {
+    let mut node = Node::new();
+    for i in 0..90 {
+        node.puts(&[(&format!("x{i}"), "1")]);
+    }
+    node.persist();
+    node
+}
+
+/// Names of the files in a node's directory, sorted.
+fn files(node: &Node) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(node.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A snapshot on its way, cut in two.
+struct Transfer {
+    from: Node,
+    first: Vec<Bytes>,
+    rest: Vec<Bytes>,
+}
+
+impl Transfer {
+    fn of(from: Node) -> Self {
+        let mut first = chunks(from.store.snapshot().unwrap(), 100);
+        let rest = first.split_off(first.len() / 2);
+        Self { from, first, rest }
+    }
+
+    fn begin(&self, to: &Node) -> Box<dyn SnapshotSink> {
+        let mut sink = to.store.install().unwrap();
+        for chunk in &self.first {
+            sink.write_chunk(chunk.clone()).unwrap();
+        }
+        sink
+    }
+
+    fn finish(&self, mut sink: Box<dyn SnapshotSink>) {
+        for chunk in &self.rest {
+            sink.write_chunk(chunk.clone()).unwrap();
+        }
+        sink.finish(position(self.from.log.len() as u64)).unwrap();
+    }
+
+    /// The state is what was sent, now and after a restart.
+    fn assert_arrived(&self, at: &mut Node) {
+        assert_same(&self.from.store, &at.store);
+        at.crash();
+        assert_same(&self.from.store, &at.store);
+        assert_eq!(files(at), ["state.redb"]);
+    }
 }
 
 fn assert_same(a: &Store, b: &Store) {
@@ -110,8 +168,11 @@ fn a_snapshot_that_ends_early_changes_nothing() {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
     assert_eq!(node.store.range(&get("old")).unwrap().count, 1);
-    let left: Vec<_> = std::fs::read_dir(node.dir.path()).unwrap().collect();
-    assert_eq!(left.len(), 1, "the unfinished file is removed: {left:?}");
+    assert_eq!(
+        files(&node),
+        ["state.redb"],
+        "the unfinished file is removed"
+    );
 }
 
 #[test]
@@ -153,11 +214,104 @@ fn a_crash_while_receiving_leaves_the_old_state() {
         sink.write_chunk(chunk.clone()).unwrap();
     }
     // As if the process died: the sink's file stays.
-    let path = node.dir.path().join("state.installing");
+    let path = node.dir.path().join("state.installing.0");
     let left = std::fs::read(&path).unwrap();
     drop(sink);
     std::fs::write(&path, left).unwrap();
     node.crash();
     assert!(!path.exists());
     assert_eq!(node.store.range(&get("old")).unwrap().count, 1);
+}
+
+#[test]
+fn of_two_that_overlap_the_older_finishes_and_the_newer_is_cut_off() {
+    let (older, newer) = (Transfer::of(sample()), Transfer::of(other_sample()));
+    let mut node = Node::new();
+    let older_sink = older.begin(&node);
+    let newer_sink = newer.begin(&node);
+    older.finish(older_sink);
+    assert_same(&older.from.store, &node.store);
+    drop(newer_sink);
+    older.assert_arrived(&mut node);
+}
+
+#[test]
+fn of_two_that_overlap_the_newer_finishes_and_the_older_is_cut_off() {
+    let (older, newer) = (Transfer::of(sample()), Transfer::of(other_sample()));
+    let mut node = Node::new();
+    let older_sink = older.begin(&node);
+    let newer_sink = newer.begin(&node);
+    newer.finish(newer_sink);
+    drop(older_sink);
+    newer.assert_arrived(&mut node);
+}
+
+#[test]
+fn one_that_is_cut_off_leaves_the_file_of_the_other() {
+    let (older, newer) = (Transfer::of(sample()), Transfer::of(other_sample()));
+    let mut node = Node::new();
+    let older_sink = older.begin(&node);
+    let newer_sink = newer.begin(&node);
+    drop(older_sink);
+    newer.finish(newer_sink);
+    newer.assert_arrived(&mut node);
+}
+
+#[test]
+fn of_two_that_overlap_the_one_that_finishes_last_is_the_state() {
+    for older_is_last in [false, true] {
+        let (older, newer) = (Transfer::of(sample()), Transfer::of(other_sample()));
+        let mut node = Node::new();
+        let older_sink = older.begin(&node);
+        let newer_sink = newer.begin(&node);
+        if older_is_last {
+            newer.finish(newer_sink);
+            assert_same(&newer.from.store, &node.store);
+            older.finish(older_sink);
+            older.assert_arrived(&mut node);
+        } else {
+            older.finish(older_sink);
+            assert_same(&older.from.store, &node.store);
+            newer.finish(newer_sink);
+            newer.assert_arrived(&mut node);
+        }
+    }
+}
+
+#[test]
+fn leftovers_are_removed_when_the_store_is_opened() {
+    let mut node = sample();
+    for name in [
+        "state.installing",
+        "state.installing.0",
+        "state.installing.17",
+        "state.other",
+    ] {
+        std::fs::write(node.dir.path().join(name), "left").unwrap();
+    }
+    node.crash();
+    assert_eq!(files(&node), ["state.other", "state.redb"]);
+}
+
+#[test]
+fn leftovers_are_removed_also_when_there_is_no_state_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join("state.installing.3");
+    std::fs::write(&left, "left").unwrap();
+    let _store = Store::open(dir.path()).unwrap();
+    assert!(!left.exists());
+}
+
+#[test]
+fn a_second_open_does_not_remove_what_the_first_receives() {
+    let transfer = Transfer::of(sample());
+    let mut node = Node::new();
+    let sink = transfer.begin(&node);
+    let before = files(&node);
+    assert_eq!(before.len(), 2);
+    let refused = Store::open(node.dir.path()).err();
+    assert!(matches!(refused, Some(StateFileError::InUse(_))));
+    assert_eq!(files(&node), before);
+    transfer.finish(sink);
+    transfer.assert_arrived(&mut node);
 }

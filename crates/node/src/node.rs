@@ -403,6 +403,7 @@ fn open_log(config: &Config, applier: &Arc<Applier>) -> Result<Arc<Flusher>, Sta
         }
     }
     check_prefix(config, &flusher, &applied)?;
+    check_reach(config, &flusher, &applied)?;
     Ok(flusher)
 }
 
@@ -422,6 +423,39 @@ fn check_prefix(config: &Config, flusher: &Flusher, applied: &Applied) -> Result
             ),
         }),
         // Gone from the log: nothing to compare with.
+        _ => Ok(()),
+    }
+}
+
+/// The log must go on where the state ends. It does not when somebody took the state away, or brought back an old one.
+fn check_reach(config: &Config, flusher: &Flusher, applied: &Applied) -> Result<(), StartError> {
+    let log = flusher.log();
+    let stands_at = applied.last.map_or("nothing".into(), |id| id.to_string());
+    match config.start_as {
+        // All of its log is committed, and its upstream has it, as log or as a snapshot (S5, B9).
+        StartAs::Listener { .. } if applied.next_index() < log.first_index() => {
+            tracing::warn!(
+                "the state stands at {stands_at} and the log begins at {} only: take what is between from an upstream",
+                log.first_index()
+            );
+            log.reset(Base {
+                last: applied.last,
+                chain: applied.chain,
+            })
+            .map_err(std::io::Error::other)?;
+            flusher.kick();
+            Ok(())
+        }
+        // What it holds beyond may be acknowledged, so it must not be thrown away here.
+        StartAs::Voter { .. } if applied.last < log.purged() => Err(StartError::State {
+            dir: config.data_dir.display().to_string(),
+            cause: format!(
+                "it stands at {stands_at}, and the log goes on after {} only: bring back the state that belongs to this log, or replace this \
+                 node: remove it from the group, wipe its data directory and let it join anew",
+                log.purged()
+                    .map_or("its beginning".into(), |id| id.to_string())
+            ),
+        }),
         _ => Ok(()),
     }
 }

@@ -58,8 +58,8 @@ pub enum StateFileError {
     },
     /// Its content is not what was written.
     #[error(
-        "read {}: the state file is damaged ({cause}); stop the node, move the file away and start again: the state is then taken from \
-         another node",
+        "read {}: the state file is damaged ({cause}); stop the node, move the file away and start again: the state is then made \
+         anew from the log, or taken from an upstream",
         path.display()
     )]
     Damaged {

@@ -1,6 +1,7 @@
 //! Disks that are full, and disks that return something else than was written.
 
 use crate::cluster::{Cluster, Content, Node};
+use crate::support::eventually;
 use bytes::Bytes;
 use eaves_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use eaves_kv::proto::etcdserverpb::{Compare, PutRequest, RequestOp, TxnRequest, request_op};
@@ -17,6 +18,8 @@ const SEGMENT: [&str; 2] = ["--log-segment-bytes", "1048576"];
 /// Writes that make the log grow fast, and their number after which any log would have met the limit.
 const BALLAST_BYTES: usize = 64 << 10;
 const BALLAST_MAX: usize = 100;
+/// The file that a log begins with.
+const FIRST_SEGMENT: &str = "00000000000000000000-0000000001.seg";
 /// How much of a record a cut leaves.
 const TORN_BYTES: usize = 100;
 
@@ -78,6 +81,63 @@ async fn a_group_goes_on_without_the_nodes_whose_disks_are_full() {
     }
     let content = cluster.converge().await;
     assert_eq!(content.pairs.len(), acknowledged.len());
+}
+
+#[tokio::test]
+async fn a_state_file_that_was_moved_away_is_made_anew_or_said_to_be_needed() {
+    // So little log is kept that it does not reach back to the beginning.
+    let flags = [
+        &SEGMENT[..],
+        &["--log-retention-bytes", "1048576", "--snapshot-count", "10"],
+    ];
+    let mut cluster = Cluster::start(3, 1, &flags.concat()).await;
+    put_some(cluster.node("v1")).await;
+    let expected = cluster.converge().await;
+    let state = |node: &Node| node.data_dir.join("state.redb");
+
+    // While the log is whole, it is enough.
+    let voter = cluster.node_mut("v3");
+    voter.stop().await;
+    fs::remove_file(state(voter)).expect("remove a file of a stopped node");
+    voter.start();
+    voter.ready().await;
+    assert_eq!(cluster.converge().await, expected);
+
+    for name in ["v3", "l1"] {
+        let node = cluster.node(name);
+        eventually("the beginning of the log is gone", async || {
+            let ballast = cluster.node("v1").kv().txn(ballast()).await;
+            ballast.is_ok().then_some(())?;
+            fs::metadata(node.data_dir.join("log").join(FIRST_SEGMENT))
+                .is_err()
+                .then_some(())
+        })
+        .await;
+    }
+    for name in ["v3", "l1"] {
+        let node = cluster.node_mut(name);
+        node.stop().await;
+        fs::rename(state(node), node.data_dir.join("moved"))
+            .expect("move a file of a stopped node");
+        node.start();
+    }
+
+    let voter = cluster.node_mut("v3");
+    assert_eq!(voter.taken().wait().await.code(), Some(1));
+    let line = last_line(voter);
+    let part = format!("open the state in {}", voter.data_dir.display());
+    assert!(
+        line.starts_with("eaves: cannot start v3") && line.contains(&part),
+        "{line}"
+    );
+    assert_no_panic(voter);
+    fs::rename(voter.data_dir.join("moved"), state(voter)).expect("move a file of a stopped node");
+    voter.start();
+    voter.ready().await;
+
+    cluster.node_mut("l1").ready().await;
+    assert_eq!(cluster.node("l1").metric("snapshots_received_total"), 1);
+    assert_eq!(cluster.converge().await, expected);
 }
 
 /// The command of a node whose files may not grow beyond the limit. A write beyond it fails as one on a full disk does: with an error,
@@ -269,7 +329,7 @@ fn segment_of(node: &Node) -> PathBuf {
 
 /// Whether the node, just started, ended with exit status 1; else it is ready.
 async fn ended_or_ready(node: &mut Node) -> bool {
-    crate::support::eventually("the node ends or is ready", async || {
+    eventually("the node ends or is ready", async || {
         if let Some(status) = node.server().ended() {
             assert_eq!(status.code(), Some(1), "{}", node.printed());
             drop(node.taken());

@@ -1,7 +1,7 @@
 //! etcd as an oracle: random sequences of KV and Watch requests go to a real etcd and to voters and listeners of ours,
 //! and every response, status code and error text is compared.
 //!
-//! `sequence` runs one of them and lists the allowances, `scenarios` holds what they do not reach; `requests` makes the calls, `replies` sends and normalises
+//! `sequence` runs one of them (`sequence/` has its streams, what it does to watches, and how it waits and compares) and lists the allowances, `scenarios` holds what they do not reach; `requests` makes the calls, `replies` sends and normalises
 //! them, `watches` keeps what the streams deliver, `processes` starts the servers, `tamper` shows that a difference would
 //! be seen. The seeds are fixed; `EAVES_ORACLE_SEEDS=FIRST..END` and `EAVES_ORACLE_STEPS=N` run others.
 //!

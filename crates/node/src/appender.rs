@@ -23,7 +23,7 @@
 //! Both directions carry `Session` messages (heartbeats, kicks) between these.
 
 use crate::core::Core;
-use crate::links::{LinkCommand, WINDOW_BYTES, channel, obey, session};
+use crate::links::{LinkCommand, WINDOW_BYTES, channel, obey, overdue, session};
 use crate::message::{
     Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Reason, Reject,
     Start,
@@ -54,8 +54,11 @@ pub(crate) async fn serve(
     let register = Register::try_from(register).map_err(|error| garbage(error.to_string()))?;
     let link = LinkId::Down(core.next_link.fetch_add(1, Ordering::Relaxed));
     let (sender, commands) = channel();
-    let heard = sender.heard.clone();
-    let verdict = verdict(&core, register.last_log);
+    let (heard, end) = (sender.heard.clone(), sender.end.clone());
+    let (judge, theirs) = (core.clone(), register.last_log);
+    let verdict = tokio::task::spawn_blocking(move || verdict(&judge, theirs))
+        .await
+        .map_err(io::Error::other)?;
     core.tree.tell(Input::Register {
         link,
         register,
@@ -70,6 +73,7 @@ pub(crate) async fn serve(
     let ended = tokio::select! {
         read = feed.read(link, &heard, reader) => read,
         wrote = feed.write(writer, commands) => wrote,
+        overdue = overdue(&end) => overdue,
     };
     core.tree.tell(Input::Closed { link });
     ended
@@ -78,7 +82,7 @@ pub(crate) async fn serve(
 /// What our log says about a listener's (B12).
 fn verdict(core: &Core, theirs: LogEnd) -> LogVerdict {
     let log = core.flusher.log();
-    let committed = core.committed.borrow().map(|id| id.index);
+    let committed = core.committed.get().map(|id| id.index);
     let nothing = LogEnd {
         position: LogPosition::default(),
         chain: Chain::START.0,
@@ -207,7 +211,7 @@ impl Feed {
         match *stage {
             Stage::Idle => Ok(false),
             Stage::Comparing(from) => {
-                let Some(start) = self.compare(from)? else {
+                let Some(start) = self.compare(from).await? else {
                     return Ok(false);
                 };
                 *stage = match start {
@@ -228,19 +232,14 @@ impl Feed {
             }
             Stage::Pushing { next } => {
                 window.acknowledge(self.acked_end.load(Ordering::Relaxed));
-                let Some(committed) = self.core.committed.borrow().filter(|id| id.index >= next)
+                let Some(committed) = self.core.committed.get().filter(|id| id.index >= next)
                 else {
                     return Ok(false);
                 };
                 if window.is_full() {
                     return Ok(false);
                 }
-                let frames = match self
-                    .core
-                    .flusher
-                    .log()
-                    .read(next, committed.index, BATCH_BYTES)
-                {
+                let frames = match self.core.read_log(next, committed.index, BATCH_BYTES).await {
                     Ok(frames) => frames,
                     Err(ReadError::Gone { first }) => {
                         *stage = Stage::Idle;
@@ -276,9 +275,13 @@ impl Feed {
     }
 
     /// Compares a listener's log with ours (B12); `None` while ours does not reach as far (B11).
-    fn compare(&self, from: FeedFrom) -> io::Result<Option<Start>> {
-        let log = self.core.flusher.log();
-        let next = from.last.map_or(0, |id| id.index + 1);
+    async fn compare(&self, from: FeedFrom) -> io::Result<Option<Start>> {
+        let log = self.core.flusher.log().clone();
+        let next = match from.last.map(|id| id.index.checked_add(1)) {
+            None => 0,
+            Some(Some(next)) => next,
+            Some(None) => return Err(garbage("a log that ends at the end of all numbers".into())),
+        };
         let first = log.first_index();
         if next < first {
             return Ok(Some(Start::NeedSnapshot(NeedSnapshot { first })));
@@ -289,12 +292,15 @@ impl Feed {
         if self
             .core
             .committed
-            .borrow()
+            .get()
             .is_none_or(|committed| committed.index < last.index)
         {
             return Ok(None);
         }
-        let ours = log.chain_at(last.index).map_err(io::Error::other)?;
+        let compared = tokio::task::spawn_blocking(move || log.chain_at(last.index)).await;
+        let ours = compared
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
         match ours {
             Some(ours) if ours.0 == from.chain => Ok(Some(Start::Entries(Empty {}))),
             Some(ours) => {

@@ -139,7 +139,10 @@ impl Applier {
         }
         // Until the log follows, the state is ahead of it; the marker tells a restart that this is no lost log.
         write_durably(&self.marker, b"a snapshot was installed; the log follows\n")?;
-        sink.finish(at.to_position())?;
+        if let Err(error) = sink.finish(at.to_position()) {
+            self.log_follows()?;
+            return Err(error);
+        }
         *state = at;
         self.publish(&state);
         Ok(())

@@ -4,6 +4,7 @@
 //! follower to the leader (B13). A call that left and got no answer is reported as such and never repeated (its outcome is unknown).
 
 use crate::applier::Applier;
+use crate::committed::Committed;
 use crate::config::Config;
 use crate::error::{ReadError, WriteError};
 use crate::flusher::Flusher;
@@ -17,7 +18,7 @@ use crate::reads::Reads;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
-use eaves_log::LogId;
+use eaves_log::Frame;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -54,7 +55,7 @@ pub(crate) struct Core {
     pub peers: Arc<Peers>,
     pub tree: TreeHandle,
     /// Up to where this node knows the log committed (S5: nothing beyond goes downstream).
-    pub committed: watch::Sender<Option<LogId>>,
+    pub committed: Committed,
     pub status: watch::Sender<Status>,
     pub events: broadcast::Sender<NodeEvent>,
     pub counters: Mutex<Counters>,
@@ -119,7 +120,7 @@ impl Core {
     }
 
     pub fn positions(&self) -> Positions {
-        let committed = *self.committed.borrow();
+        let committed = self.committed.get();
         Positions {
             committed: committed.map_or(0, |id| id.index),
             applied: self.applier.applied().borrow().map_or(0, |id| id.index),
@@ -234,6 +235,22 @@ impl Core {
         }
     }
 
+    /// Reads entries; those that left the cache on a thread where a disk may be slow (B10).
+    pub async fn read_log(
+        &self,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<Frame>, eaves_log::ReadError> {
+        let log = self.flusher.log().clone();
+        match log.is_cached(from) {
+            true => log.read(from, to, max_bytes),
+            false => tokio::task::spawn_blocking(move || log.read(from, to, max_bytes))
+                .await
+                .expect("a read ends"),
+        }
+    }
+
     /// Waits until everything below `end` is applied here.
     pub async fn applied(&self, end: u64, deadline: Instant) -> Result<(), ReadError> {
         let mut applied = self.applier.applied();
@@ -323,7 +340,8 @@ impl Drop for Unanswered<'_> {
 fn write_error(error: CallError) -> WriteError {
     match error.reason() {
         Some(Reason::Busy) => WriteError::Busy,
-        Some(Reason::OutcomeUnknown) => WriteError::Unknown(error.to_string()),
+        // A reason this version does not know may mean anything.
+        Some(Reason::OutcomeUnknown | Reason::Unknown) => WriteError::Unknown(error.to_string()),
         Some(_) => WriteError::NoLeader(error.to_string()),
         None => match error {
             CallError::NotSent(_) => WriteError::NoLeader(error.to_string()),

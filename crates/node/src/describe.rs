@@ -3,7 +3,7 @@
 //! The leader is asked about itself only, and knows no listener; the answers of the other voters carry the rest.
 
 use crate::core::Core;
-use crate::message::{Call, DescribeCall, Purpose, Reply, RowBytes, Rows};
+use crate::message::{Call, DescribeCall, Reply, RowBytes, Rows};
 use crate::status::{Role, TreeRow};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
@@ -89,12 +89,8 @@ async fn ask(core: &Arc<Core>, address: &str, timeout_ms: u32) -> Vec<RowBytes> 
         below: true,
     });
     let timeout = Duration::from_millis(u64::from(timeout_ms));
-    match core
-        .peers
-        .call(address, Purpose::Control, call, &[], timeout)
-        .await
-    {
-        Ok((Reply::Rows(rows), _)) => rows.rows,
+    match core.peers.ask_once(address, call, timeout).await {
+        Ok(Reply::Rows(rows)) => rows.rows,
         Ok(_) => Vec::new(),
         Err(error) => {
             tracing::debug!("describe {address}: {error}");

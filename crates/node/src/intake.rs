@@ -4,17 +4,18 @@
 //! node's disk has them (B11). The picture of the exchange is in [`crate::appender`].
 
 use crate::core::Core;
-use crate::links::{LinkCommand, WINDOW_BYTES, obey, session};
+use crate::links::{LinkCommand, WINDOW_BYTES, obey, overdue, session};
 use crate::message::{FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
 use crate::peer::client::Greeted;
-use crate::position::LogIdBytes;
+use crate::position::{Applied, LogIdBytes};
 use crate::snapshot;
+use crate::state_machine::SnapshotSink;
 use crate::status::NodeEvent;
-use crate::tree_loop::Input;
+use crate::tree_loop::{Input, LinkSender};
 use crate::tree_wire::RegisterBytes;
 use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
 use bytes::Bytes;
-use eaves_log::{Base, Frame, LogId};
+use eaves_log::{Base, Frame};
 use eaves_tree::{Address, LinkId, Register};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,29 +26,63 @@ use tokio::sync::mpsc;
 /// A listener acknowledges when it took in this much.
 const ACK_BYTES: u64 = WINDOW_BYTES / 8;
 
+/// Entries that wait for this listener's disk beyond this are not acknowledged.
+const UNFLUSHED_MAX_BYTES: u64 = 2 * WINDOW_BYTES;
+
 /// The one link a listener takes entries from.
 #[derive(Default)]
-pub(crate) struct Following(Mutex<Option<LinkId>>);
+pub(crate) struct Following(Mutex<Followed>);
+
+#[derive(Default)]
+struct Followed {
+    link: Option<LinkId>,
+    /// Whether a snapshot is being installed: nobody may append meanwhile.
+    installing: bool,
+}
 
 impl Following {
     pub fn set(&self, link: Option<LinkId>) {
-        *self.0.lock().unwrap() = link;
+        self.0.lock().unwrap().link = link;
     }
 
     pub fn unset(&self, link: LinkId) {
-        let mut following = self.0.lock().unwrap();
-        if *following == Some(link) {
-            *following = None;
+        let mut followed = self.0.lock().unwrap();
+        if followed.link == Some(link) {
+            followed.link = None;
         }
     }
 
     /// Runs `take` if `link` is the one; the lock keeps two links from appending at once.
     fn with<T>(&self, link: LinkId, take: impl FnOnce() -> io::Result<T>) -> io::Result<Option<T>> {
-        let following = self.0.lock().unwrap();
-        match *following == Some(link) {
+        let followed = self.0.lock().unwrap();
+        if followed.installing {
+            return Err(io::Error::other("a snapshot is being installed"));
+        }
+        match followed.link == Some(link) {
             true => take().map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Keeps everybody from appending while a snapshot that came with `link` is installed.
+    fn close(&self, link: LinkId) -> io::Result<Closed<'_>> {
+        let mut followed = self.0.lock().unwrap();
+        if followed.link != Some(link) {
+            return Err(io::Error::other(
+                "the upstream changed while its snapshot was on the way",
+            ));
+        }
+        followed.installing = true;
+        Ok(Closed(self))
+    }
+}
+
+/// While it lives nobody appends.
+struct Closed<'a>(&'a Following);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().installing = false;
     }
 }
 
@@ -57,10 +92,10 @@ pub(crate) async fn follow(
     to: Address,
     link: LinkId,
     register: Register,
-    heard: Arc<AtomicBool>,
+    sender: LinkSender,
     commands: mpsc::UnboundedReceiver<LinkCommand>,
 ) {
-    if let Err(error) = try_follow(&core, &to, link, register, &heard, commands).await {
+    if let Err(error) = try_follow(&core, &to, link, register, &sender, commands).await {
         tracing::info!("link to upstream {to} ended: {error}");
     }
     core.tree.tell(Input::Closed { link });
@@ -71,7 +106,7 @@ async fn try_follow(
     to: &Address,
     link: LinkId,
     register: Register,
-    heard: &AtomicBool,
+    sender: &LinkSender,
     commands: mpsc::UnboundedReceiver<LinkCommand>,
 ) -> io::Result<()> {
     let Greeted {
@@ -97,8 +132,9 @@ async fn try_follow(
         unacked_bytes: AtomicU64::new(0),
     };
     tokio::select! {
-        read = intake.read(heard, reader) => read,
+        read = intake.read(&sender.heard, reader) => read,
         wrote = intake.write(writer, commands, said) => wrote,
+        overdue = overdue(&sender.end) => overdue,
     }
 }
 
@@ -170,6 +206,7 @@ impl Intake {
         mut commands: mpsc::UnboundedReceiver<LinkCommand>,
         mut said: mpsc::UnboundedReceiver<Say>,
     ) -> io::Result<()> {
+        let mut durable_end = self.core.flusher.durable_end();
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -178,6 +215,7 @@ impl Intake {
                     None => return Ok(()),
                 },
                 Some(say) = said.recv() => self.say(&mut writer, say).await?,
+                Ok(()) = durable_end.changed() => self.acknowledge(),
             }
         }
     }
@@ -224,21 +262,28 @@ impl Intake {
                 .log()
                 .append(&frames)
                 .map_err(io::Error::other)?;
-            self.core
-                .committed
-                .send_replace(frames.last().map(Frame::id));
+            self.core.committed.raise(frames.last().map(Frame::id));
             Ok(())
         })?;
         if taken.is_none() {
             return Ok(());
         }
         self.core.keeper.flush_soon();
-        let unacked = self.unacked_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if unacked >= ACK_BYTES {
+        self.unacked_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.acknowledge();
+        Ok(())
+    }
+
+    /// Acknowledges when enough came in, unless this node's disk is far behind: then the upstream's window closes, and with it the
+    /// memory that entries without a place on disk take (B10).
+    fn acknowledge(&self) {
+        let waiting_bytes = self.core.flusher.log().stats().waiting_bytes;
+        if self.unacked_bytes.load(Ordering::Relaxed) >= ACK_BYTES
+            && waiting_bytes <= UNFLUSHED_MAX_BYTES
+        {
             self.unacked_bytes.store(0, Ordering::Relaxed);
             let _ = self.say.send(Say::Position);
         }
-        Ok(())
     }
 
     /// The logs differ: nothing may be overwritten, an administrator must look (B12).
@@ -271,36 +316,52 @@ fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
     }
 }
 
-/// Replaces state and log by a snapshot from the upstream (B9). A crash in between leaves the old state, or the new state with a
-/// marker that says why the log is behind it.
+/// Replaces state and log by a snapshot from the upstream (B9).
 async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::Result<()> {
     let applier = core.applier.clone();
     let (sink, at) = snapshot::fetch(&core.peers, &address, move || applier.receive()).await?;
     core.count(|counters| counters.snapshots_received += 1);
-    let _turn = core.apply_turn.lock().await;
-    let base = Base {
-        last: at.last,
-        chain: at.chain,
-    };
-    let last = at.last;
-    let applier = core.applier.clone();
-    if core.following.with(link, || Ok(()))?.is_none() {
-        return Err(io::Error::other(
-            "the upstream changed while its snapshot was on the way",
-        ));
-    }
-    tokio::task::spawn_blocking(move || applier.install(sink, at))
+    // A task of its own: the link may end at any time, an install never stops half way.
+    tokio::spawn(install(core, link, address, sink, at))
         .await
-        .map_err(io::Error::other)??;
+        .map_err(io::Error::other)?
+}
+
+/// Installs a received snapshot and lets the log follow. A crash in between leaves the old state, or the new state with a marker that
+/// says why the log is behind it.
+async fn install(
+    core: Arc<Core>,
+    link: LinkId,
+    address: String,
+    sink: Box<dyn SnapshotSink>,
+    at: Applied,
+) -> io::Result<()> {
+    let _turn = core.apply_turn.lock().await;
+    let _closed = core.following.close(link)?;
+    if at.last > core.applier.state().last {
+        let applier = core.applier.clone();
+        tokio::task::spawn_blocking(move || applier.install(sink, at))
+            .await
+            .map_err(io::Error::other)??;
+    }
+    // Now, or since an install that an I/O error ended before this, the state is ahead of the log.
+    let state = core.applier.state();
+    if state.last <= core.flusher.log().last_id() {
+        return Err(io::Error::other(format!(
+            "the snapshot from {address} is not ahead of this node"
+        )));
+    }
+    let base = Base {
+        last: state.last,
+        chain: state.chain,
+    };
     let ticket = core.flusher.log().reset(base).map_err(io::Error::other)?;
     core.flusher.durable(ticket).await?;
     core.applier.log_follows()?;
-    core.committed.send_replace(last);
-    core.keeper.installed();
-    let text = format!(
-        "installed a snapshot at {} from {address}",
-        last.map_or("the start".into(), |id: LogId| id.to_string())
-    );
+    core.keeper.installed(state.next_index());
+    core.committed.raise(state.last);
+    let at = state.last.map_or("the start".into(), |id| id.to_string());
+    let text = format!("installed a snapshot at {at} from {address}");
     tracing::info!("{text}");
     let _ = core.events.send(NodeEvent::Snapshot(text));
     Ok(())

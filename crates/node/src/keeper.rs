@@ -92,10 +92,10 @@ impl Keeper {
         self.persist_to(end).await
     }
 
-    /// Says that the state was replaced by a durable one.
-    pub fn installed(&self) {
+    /// Says that the state was replaced by a durable one that ends before index `end`.
+    pub fn installed(&self, end: u64) {
         self.persisted_end
-            .send_replace(self.applier.state().next_index());
+            .send_if_modified(|known| std::mem::replace(known, end.max(*known)) < end);
     }
 
     /// Waits while too much is applied but not durable.

@@ -3,6 +3,7 @@
 
 mod appender;
 mod applier;
+mod committed;
 mod config;
 mod core;
 mod describe;

@@ -9,11 +9,26 @@ use eaves_tree::Message;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Bytes sent and not yet acknowledged to one listener (B10). TCP holds them; this bounds how much it must.
 pub(crate) const WINDOW_BYTES: u64 = 8 << 20;
+
+/// How long a link that must end may take to send what was to be sent before.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// Resolves when the link must end at once: it was told to close, and has had its time (S10, S11: a kick does not wait behind a stuck
+/// write).
+pub(crate) async fn overdue(end: &Notify) -> io::Result<()> {
+    end.notified().await;
+    tokio::time::sleep(CLOSE_GRACE).await;
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "told to close while a write was stuck",
+    ))
+}
 
 /// What the tree's loop tells a link's task.
 pub(crate) enum LinkCommand {
@@ -34,6 +49,7 @@ pub(crate) fn channel() -> (LinkSender, mpsc::UnboundedReceiver<LinkCommand>) {
         LinkSender {
             commands,
             heard: Arc::new(AtomicBool::new(false)),
+            end: Arc::new(Notify::new()),
         },
         receiver,
     )

@@ -3,6 +3,7 @@
 //! Everything that leaves a node goes through [`Network`], so that a simulator can put its own in place of TCP. Names are resolved at
 //! every attempt (B5): an address that moves is found again.
 
+use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -12,6 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// How long a connection attempt may take before the address counts as unreachable.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a silent connection is asked whether the peer's machine is still there.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A peer whose machine acknowledges nothing for this long is gone: every stream between peers, quiet or blocked, ends then.
+const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A boxed future, as the traits here return them.
 pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -77,6 +84,13 @@ impl Listener for TcpListener {
 
 fn connection(stream: TcpStream) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_INTERVAL)
+            .with_interval(KEEPALIVE_INTERVAL),
+    )?;
+    socket.set_tcp_user_timeout(Some(DEAD_PEER_TIMEOUT))?;
     let peer = stream.peer_addr()?.to_string();
     let (reader, writer) = stream.into_split();
     Ok(Connection {

@@ -4,6 +4,7 @@
 //! each other, listen for peers; then become what the directory says. The tasks share one [`Core`] and end when it says so.
 
 use crate::applier::Applier;
+use crate::committed::Committed;
 use crate::config::{Config, Founder, Group, StartAs, random_id};
 use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
 use crate::describe;
@@ -72,7 +73,7 @@ impl Node {
         };
         let identity = identify(&config).await?;
         let applier = open_state(&config, machine)?;
-        let flusher = open_log(&config, &applier)?;
+        let flusher = open_log(&config, &applier).await?;
         let keeper = Keeper::new(flusher.clone(), applier.clone(), config.log_retention_bytes);
         let cluster_id = identity
             .cluster_id
@@ -101,7 +102,7 @@ impl Node {
             cluster_id,
             node_id: identity.node_id,
             address,
-            committed: watch::Sender::new(applier.state().last),
+            committed: Committed::new(applier.state().last),
             status: watch::Sender::new(status),
             events: broadcast::Sender::new(EVENTS_KEPT),
             counters: Mutex::new(Counters::default()),
@@ -371,7 +372,7 @@ fn open_state(config: &Config, machine: Arc<dyn StateMachine>) -> Result<Arc<App
 }
 
 /// Opens the log and checks that it and the state fit each other.
-fn open_log(config: &Config, applier: &Arc<Applier>) -> Result<Arc<Flusher>, StartError> {
+async fn open_log(config: &Config, applier: &Arc<Applier>) -> Result<Arc<Flusher>, StartError> {
     let (log, recovered) = Log::open(
         config.disk.clone(),
         &config.data_dir.join("log"),
@@ -388,20 +389,20 @@ fn open_log(config: &Config, applier: &Arc<Applier>) -> Result<Arc<Flusher>, Sta
     if applied.last > flusher.log().last_id() {
         match applier.is_ahead_of_log() {
             true => {
-                flusher
-                    .log()
-                    .reset(Base {
-                        last: applied.last,
-                        chain: applied.chain,
-                    })
-                    .map_err(std::io::Error::other)?;
-                flusher.kick();
+                let base = Base {
+                    last: applied.last,
+                    chain: applied.chain,
+                };
+                let ticket = flusher.log().reset(base).map_err(std::io::Error::other)?;
+                flusher.durable(ticket).await?;
             }
             false => flusher
                 .log()
                 .require_at_least(applied.index().unwrap_or(0))?,
         }
     }
+    // Whatever it said, the log has followed now.
+    applier.log_follows()?;
     check_prefix(config, &flusher, &applied)?;
     check_reach(config, &flusher, &applied)?;
     Ok(flusher)
@@ -520,7 +521,7 @@ fn start_listener(
     let saved = tree_loop::load_saved(&core.config.data_dir)?;
     // Everything in a listener's log is committed (S5).
     core.committed
-        .send_replace(core.flusher.log().last_id().max(core.applier.state().last));
+        .raise(core.flusher.log().last_id().max(core.applier.state().last));
     let list: Vec<Address> = upstreams
         .iter()
         .map(|address| Address::from(address.as_str()))
@@ -538,8 +539,8 @@ fn start_listener(
     }
     tokio::spawn(tree_loop::run(core.clone(), tree, ends, started));
     tokio::spawn(apply_committed(core.clone()));
-    tokio::spawn(watch_place(core.clone()));
-    tokio::spawn(watch_voters(core.clone()));
+    until_stopped(core, watch_place(core.clone()));
+    until_stopped(core, watch_voters(core.clone()));
     Ok(())
 }
 
@@ -592,13 +593,12 @@ async fn apply_all(core: &Core) -> std::io::Result<()> {
         core.keeper.room_to_apply().await?;
         let _turn = core.apply_turn.lock().await;
         let next = core.applier.state().next_index();
-        let Some(committed) = core.committed.borrow().filter(|id| id.index >= next) else {
+        let Some(committed) = core.committed.get().filter(|id| id.index >= next) else {
             return Ok(());
         };
         let frames = core
-            .flusher
-            .log()
-            .read(next, committed.index, APPLY_BYTES)
+            .read_log(next, committed.index, APPLY_BYTES)
+            .await
             .map_err(std::io::Error::other)?;
         core.applier.apply(&frames)?;
         tokio::task::yield_now().await;

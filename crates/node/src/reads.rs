@@ -6,8 +6,12 @@
 use crate::core::Core;
 use crate::error::ReadError;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+/// How long one question may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The reads of a node that wait for a read index.
 #[derive(Default)]
@@ -71,9 +75,12 @@ async fn ask_until_idle(core: Arc<Core>) {
         if waiting.is_empty() {
             return;
         }
-        let result = core
-            .read_index(false, Instant::now() + crate::core::REQUEST_TIMEOUT)
-            .await;
+        // A question may be asked again at no risk, so one that got lost holds nobody up for long.
+        let mut status = core.status.subscribe();
+        let result = tokio::select! {
+            result = core.read_index(false, Instant::now() + QUESTION_TIMEOUT) => result,
+            _ = status.changed() => Err(ReadError::NoLeader("the way to the leader has changed".into())),
+        };
         for read in waiting {
             let _ = read.send(result.clone());
         }

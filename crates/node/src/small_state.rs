@@ -30,6 +30,8 @@ pub struct SmallMachine<S> {
 struct Inner<S> {
     applied: Mutex<Stand<S>>,
     durable: Mutex<Stand<S>>,
+    /// Applied some time ago, to be durable once the log is.
+    candidate: Mutex<Option<Stand<S>>>,
     file: PathBuf,
 }
 
@@ -61,6 +63,7 @@ impl<S: SmallState> SmallMachine<S> {
         let inner = Inner {
             applied: Mutex::new(stand.clone()),
             durable: Mutex::new(stand),
+            candidate: Mutex::new(None),
             file: file.to_owned(),
         };
         Ok(SmallMachine {
@@ -117,10 +120,21 @@ impl<S: SmallState> StateMachine for SmallMachine<S> {
 
     fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
         let applied = self.applied().clone();
-        let is_new = applied.position != self.durable().position;
-        if is_new && applied.index <= durable_index {
-            self.store(applied)?;
+        // Under steady writes the applied state is always ahead of the durable log; what was applied a moment ago is not.
+        let mut candidate = self.inner.candidate.lock().unwrap();
+        let stand = if applied.index <= durable_index {
+            Some(applied.clone())
+        } else {
+            candidate.take()
+        };
+        match stand {
+            Some(stand) if stand.index > durable_index => *candidate = Some(stand),
+            Some(stand)
+                if stand.position.0.is_empty() || stand.position == self.durable().position => {}
+            Some(stand) => self.store(stand)?,
+            None => *candidate = Some(applied),
         }
+        drop(candidate);
         let durable = self.durable();
         Ok((!durable.position.0.is_empty()).then_some(durable.index))
     }

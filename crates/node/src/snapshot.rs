@@ -21,6 +21,9 @@ use tokio::io::AsyncWrite;
 /// Size of a piece. A state machine may exceed it by one record.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// How long a receiver may take no piece before it loses its turn.
+const CHUNK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Snapshots served at the same time; further listeners wait (B9, bounded concurrency).
 pub(crate) const MAX_SERVED: usize = 2;
 
@@ -111,7 +114,17 @@ pub(crate) async fn send<W: AsyncWrite + Unpin + Send + ?Sized>(
             number,
             crc32c: crc32c::crc32c(&chunk),
         };
-        write_packet(writer, Kind::SnapshotChunk, &head, &[chunk]).await?;
+        let sent = tokio::time::timeout(
+            CHUNK_TIMEOUT,
+            write_packet(writer, Kind::SnapshotChunk, &head, &[chunk]),
+        )
+        .await;
+        sent.map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the receiver of a snapshot takes nothing",
+            )
+        })??;
     }
     unreachable!("the numbers of chunks do not end")
 }

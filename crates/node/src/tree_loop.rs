@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::identity::write_durably;
 use crate::intake;
 use crate::links::{self, LinkCommand};
-use crate::message::{Call, Empty, Purpose, Reply};
+use crate::message::{Call, Empty, Reply};
 use crate::status::{NodeEvent, Role};
 use crate::tree_wire::SavedBytes;
 use eaves_tree::{
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// The file that keeps the upstream list and learned addresses (S6, B5).
 const SAVED_FILE: &str = "upstreams";
@@ -69,6 +69,8 @@ pub(crate) enum Input {
 #[derive(Clone)]
 pub(crate) struct LinkSender {
     pub commands: mpsc::UnboundedSender<LinkCommand>,
+    /// Ends the task, also when it is stuck in a write.
+    pub end: Arc<Notify>,
     /// Raised by the task whenever anything came from the peer.
     pub heard: Arc<AtomicBool>,
 }
@@ -281,7 +283,7 @@ impl Run {
         let committed = self
             .core
             .committed
-            .borrow()
+            .get()
             .map_or(LogPosition::default(), |id| LogPosition {
                 term: id.term,
                 index: id.index,
@@ -342,7 +344,7 @@ impl Run {
                     to,
                     link,
                     register,
-                    sender.heard,
+                    sender,
                     receiver,
                 ));
             }
@@ -356,7 +358,9 @@ impl Run {
             Output::StopFollowing { link } => self.core.following.unset(link),
             Output::Close { link } => {
                 self.command(link, LinkCommand::Close);
-                self.links.remove(&link);
+                if let Some(sender) = self.links.remove(&link) {
+                    sender.end.notify_one();
+                }
             }
             Output::Persist { version, saved } => {
                 // The saver lives as long as this loop.
@@ -417,18 +421,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 async fn ask(core: Arc<Core>, to: Address) {
     let called = core
         .peers
-        .call(
-            to.as_str(),
-            Purpose::Control,
-            Call::Ask(Empty {}),
-            &[],
-            ASK_TIMEOUT,
-        )
+        .ask_once(to.as_str(), Call::Ask(Empty {}), ASK_TIMEOUT)
         .await;
     let answered = match called {
-        Ok((Reply::Answer(answer), _)) => {
-            Answer::try_from(answer).map_err(|error| error.to_string())
-        }
+        Ok(Reply::Answer(answer)) => Answer::try_from(answer).map_err(|error| error.to_string()),
         Ok(_) => Err("answered another question".into()),
         Err(error) => Err(error.to_string()),
     };

@@ -19,6 +19,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// No packet is longer; a longer one is a peer that speaks something else.
 pub(crate) const MAX_PACKET_BYTES: usize = 16 << 20;
 
+/// No packet is longer before both sides know each other: a stranger gets no memory.
+const MAX_GREETING_BYTES: usize = 4 << 10;
+
 /// Fixed bytes before head and tail.
 const HEADER_BYTES: usize = 12;
 
@@ -107,23 +110,30 @@ impl Packet {
 pub(crate) struct PacketReader {
     source: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
+    max_bytes: usize,
 }
 
 impl PacketReader {
     pub fn new(source: Box<dyn AsyncRead + Send + Unpin>) -> PacketReader {
         PacketReader {
             source,
-            buffer: BytesMut::with_capacity(READ_BYTES),
+            buffer: BytesMut::with_capacity(MAX_GREETING_BYTES),
+            max_bytes: MAX_GREETING_BYTES,
         }
+    }
+
+    /// From now on the peer is known, and may send packets of any size.
+    pub fn greeted(&mut self) {
+        self.max_bytes = MAX_PACKET_BYTES;
     }
 
     /// The next packet; `None` when the peer closed between two packets. Safe to cancel.
     pub async fn next(&mut self) -> io::Result<Option<Packet>> {
         loop {
-            if let Some(packet) = split_packet(&mut self.buffer)? {
+            if let Some(packet) = split_packet(&mut self.buffer, self.max_bytes)? {
                 return Ok(Some(packet));
             }
-            self.buffer.reserve(READ_BYTES);
+            self.buffer.reserve(READ_BYTES.min(self.max_bytes));
             if self.source.read_buf(&mut self.buffer).await? == 0 {
                 return match self.buffer.is_empty() {
                     true => Ok(None),
@@ -147,7 +157,7 @@ impl PacketReader {
     }
 }
 
-fn split_packet(buffer: &mut BytesMut) -> io::Result<Option<Packet>> {
+fn split_packet(buffer: &mut BytesMut, max_bytes: usize) -> io::Result<Option<Packet>> {
     if buffer.len() < HEADER_BYTES {
         return Ok(None);
     }
@@ -156,8 +166,8 @@ fn split_packet(buffer: &mut BytesMut) -> io::Result<Option<Packet>> {
     let kind = header.get_u8();
     let zeros = header.get_uint_le(3);
     let head_length = header.get_u32_le() as usize;
-    let kind = Kind::from_u8(kind)
-        .filter(|_| zeros == 0 && head_length <= length && length <= MAX_PACKET_BYTES);
+    let kind =
+        Kind::from_u8(kind).filter(|_| zeros == 0 && head_length <= length && length <= max_bytes);
     let kind = kind.ok_or_else(|| {
         garbage("bytes that are no packet: the peer speaks another protocol".into())
     })?;
@@ -299,6 +309,7 @@ mod tests {
             .await
             .unwrap();
         let mut reader = PacketReader::new(Box::new(std::io::Cursor::new(out)));
+        reader.greeted();
         assert_eq!(reader.next().await.unwrap().unwrap().tail, pieces.concat());
     }
 }

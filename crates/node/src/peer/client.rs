@@ -20,6 +20,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions on their way over one channel; one more is answered "busy" here.
 const MAX_WAITING_CALLS: usize = 16 << 10;
 
+/// A channel that has carried nothing for this long is closed, so that a node keeps connections to its neighbours only (B13).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Bytes gathered for one write while more questions wait.
 const WRITE_BATCH_BYTES: usize = 256 << 10;
 
@@ -94,6 +97,7 @@ pub(crate) async fn connect(
         return Err(CallError::Rejected(answer.head().map_err(not_sent)?));
     }
     let welcome = answer.expect(Kind::Welcome).map_err(not_sent)?;
+    reader.greeted();
     Ok(Greeted {
         reader,
         writer,
@@ -133,8 +137,11 @@ impl Peers {
     ) -> Result<(Reply, Bytes), CallError> {
         let channel = self.channel(address, purpose);
         let ask = async {
-            let live = channel.live(self).await?;
-            live.call(call, tail).await
+            match channel.live(self).await?.call(call.clone(), tail).await {
+                // It was idle and closed under us; a new one is not.
+                Err(CallError::NotSent(_)) => channel.live(self).await?.call(call, tail).await,
+                result => result,
+            }
         };
         match tokio::time::timeout(timeout, ask).await {
             Ok(Ok((Reply::Reject(reject), _))) => Err(CallError::Rejected(reject)),
@@ -143,6 +150,45 @@ impl Peers {
                 "peer {address} did not answer within {} ms",
                 timeout.as_millis()
             ))),
+        }
+    }
+
+    /// Asks over a connection of its own: for questions to nodes that are no neighbours (B13: a crowd that asks one node leaves no
+    /// connections behind).
+    pub async fn ask_once(
+        &self,
+        address: &str,
+        call: Call,
+        timeout: Duration,
+    ) -> Result<Reply, CallError> {
+        let lost = |error: io::Error| CallError::Lost(format!("ask peer {address}: {error}"));
+        let ask = async {
+            let Greeted {
+                mut reader,
+                mut writer,
+                ..
+            } = self.connect(address, Purpose::Control).await?;
+            let request = Request {
+                id: 0,
+                call: Some(call),
+            };
+            write_packet(&mut writer, Kind::Request, &request, &[])
+                .await
+                .map_err(lost)?;
+            let response: Response = reader
+                .expect()
+                .await
+                .map_err(lost)?
+                .expect(Kind::Response)
+                .map_err(lost)?;
+            response
+                .reply
+                .ok_or_else(|| lost(garbage("a response without a reply".into())))
+        };
+        match tokio::time::timeout(timeout, ask).await {
+            Ok(Ok(Reply::Reject(reject))) => Err(CallError::Rejected(reject)),
+            Ok(result) => result,
+            Err(_) => Err(lost(io::ErrorKind::TimedOut.into())),
         }
     }
 
@@ -196,7 +242,7 @@ impl Live {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let waiting = Waiting::default();
         let (writer, reader) = (
-            write_all(greeted.writer, inbox),
+            write_until_idle(greeted.writer, inbox, waiting.clone()),
             read_answers(greeted.reader, waiting.clone()),
         );
         tokio::spawn({
@@ -268,18 +314,51 @@ pub(crate) async fn write_all(
     mut writer: Box<dyn AsyncWrite + Send + Unpin>,
     mut inbox: mpsc::UnboundedReceiver<BytesMut>,
 ) -> io::Error {
-    while let Some(mut batch) = inbox.recv().await {
-        while batch.len() < WRITE_BATCH_BYTES {
-            match inbox.try_recv() {
-                Ok(more) => batch.extend_from_slice(&more),
-                Err(_) => break,
-            }
-        }
-        if let Err(error) = writer.write_all(&batch).await {
+    while let Some(first) = inbox.recv().await {
+        if let Err(error) = write_waiting(&mut writer, first, &mut inbox).await {
             return error;
         }
     }
+    no_longer_needed()
+}
+
+/// Writes `batch` and whatever else waits already, in one go.
+async fn write_waiting(
+    writer: &mut (dyn AsyncWrite + Send + Unpin),
+    mut batch: BytesMut,
+    inbox: &mut mpsc::UnboundedReceiver<BytesMut>,
+) -> io::Result<()> {
+    while batch.len() < WRITE_BATCH_BYTES {
+        match inbox.try_recv() {
+            Ok(more) => batch.extend_from_slice(&more),
+            Err(_) => break,
+        }
+    }
+    writer.write_all(&batch).await
+}
+
+fn no_longer_needed() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "no longer needed")
+}
+
+/// Writes what comes until nothing has for a long time and nobody waits for an answer.
+async fn write_until_idle(
+    mut writer: Box<dyn AsyncWrite + Send + Unpin>,
+    mut inbox: mpsc::UnboundedReceiver<BytesMut>,
+    waiting: Waiting,
+) -> io::Error {
+    loop {
+        match tokio::time::timeout(IDLE_TIMEOUT, inbox.recv()).await {
+            Ok(Some(first)) => {
+                if let Err(error) = write_waiting(&mut writer, first, &mut inbox).await {
+                    return error;
+                }
+            }
+            Ok(None) => return no_longer_needed(),
+            Err(_) if waiting.lock().unwrap().is_empty() => return no_longer_needed(),
+            Err(_) => {}
+        }
+    }
 }
 
 async fn read_answers(mut reader: PacketReader, waiting: Waiting) -> io::Error {

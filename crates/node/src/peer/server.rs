@@ -13,26 +13,31 @@ use crate::message::{
 };
 use crate::net::{Connection, Listener};
 use crate::snapshot;
-use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
+use crate::wire::{Kind, MAX_PACKET_BYTES, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// How long a new connection may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections from peers at the same time; more are turned away at once.
+/// Connections from listeners at the same time; one more is told that the node is busy (B19). Voters always get in.
 const MAX_CONNECTIONS: usize = 4096;
+
+/// Connections that have not said yet who they are; more are closed at once.
+const MAX_STRANGERS: usize = 1024;
 
 /// Requests of one connection being worked on; one more is answered "busy".
 const MAX_REQUESTS: usize = 16 << 10;
 
 /// Accepts peers until the node stops.
 pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut stopping = core.stopping.subscribe();
     loop {
@@ -49,19 +54,19 @@ pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
                 continue;
             }
         };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            tracing::warn!(
-                "turn away peer {}: {MAX_CONNECTIONS} connections are open",
+        let Ok(stranger) = strangers.clone().try_acquire_owned() else {
+            tracing::debug!(
+                "turn away {}: {MAX_STRANGERS} others have not said who they are",
                 connection.peer
             );
             continue;
         };
-        let core = core.clone();
+        let (core, room) = (core.clone(), room.clone());
         tokio::spawn(async move {
             let peer = connection.peer.clone();
             let mut stopping = core.stopping.subscribe();
             tokio::select! {
-                ended = serve(core, connection) => if let Err(error) = ended {
+                ended = serve(core, connection, stranger, room) => if let Err(error) = ended {
                     let garbage = error.kind() == io::ErrorKind::InvalidData;
                     match garbage {
                         true => tracing::warn!("drop connection from {peer}: {error}"),
@@ -70,18 +75,31 @@ pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
                 },
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
-            drop(permit);
         });
     }
 }
 
-async fn serve(core: Arc<Core>, connection: Connection) -> io::Result<()> {
+async fn serve(
+    core: Arc<Core>,
+    connection: Connection,
+    stranger: OwnedSemaphorePermit,
+    room: Arc<Semaphore>,
+) -> io::Result<()> {
     let mut reader = PacketReader::new(connection.reader);
     let mut writer = connection.writer;
     let first = tokio::time::timeout(HELLO_TIMEOUT, reader.expect()).await;
     let hello: Hello = first
         .map_err(|_| garbage("said nothing".into()))??
         .expect(Kind::Hello)?;
+    drop(stranger);
+    let room = room.try_acquire_owned();
+    if room.is_err() && !core.membership().is_voter(hello.from) {
+        let reject = Reject::new(
+            Reason::Busy,
+            "busy: too many nodes are connected, try again later or elsewhere",
+        );
+        return write_packet(&mut writer, Kind::Reject, &reject, &[]).await;
+    }
     if let Some(reject) = refuse(&core, &hello) {
         tracing::warn!(
             "refuse peer {:x} at {}: {}",
@@ -96,7 +114,12 @@ async fn serve(core: Arc<Core>, connection: Connection) -> io::Result<()> {
         node_id: core.node_id,
     };
     write_packet(&mut writer, Kind::Welcome, &welcome, &[]).await?;
+    if hello.cluster_id == 0 {
+        // It wanted to know which cluster this is, and comes again as a member of it.
+        return Ok(());
+    }
     core.hear(hello.from);
+    reader.greeted();
     match hello.purpose() {
         Purpose::Control | Purpose::Forward => {
             answer_requests(core, hello.from, reader, writer).await
@@ -182,16 +205,22 @@ async fn answer_requests(
 }
 
 fn send(outbox: &mpsc::UnboundedSender<BytesMut>, id: u64, reply: Reply, tail: &[u8]) {
-    let mut packet = BytesMut::new();
-    put_packet(
-        &mut packet,
-        Kind::Response,
-        &Response {
+    let response = Response {
+        id,
+        reply: Some(reply),
+    };
+    if response.encoded_len() + tail.len() > MAX_PACKET_BYTES {
+        let text =
+            "done, but the answer is too large to be passed on: ask the leader itself, or for less";
+        return send(
+            outbox,
             id,
-            reply: Some(reply),
-        },
-        tail,
-    );
+            Reply::Reject(Reject::new(Reason::OutcomeUnknown, text)),
+            &[],
+        );
+    }
+    let mut packet = BytesMut::new();
+    put_packet(&mut packet, Kind::Response, &response, tail);
     // A closed outbox is a closed connection: the asker knows already.
     let _ = outbox.send(packet);
 }
@@ -265,7 +294,6 @@ async fn serve_snapshot(
     let (sink, at) = snapshot::receive(&mut reader, head, move || applier.receive()).await?;
     core.count(|counters| counters.snapshots_received += 1);
     let vote = consensus.install(vote, sink, at).await?;
-    core.keeper.installed();
     write_packet(
         &mut writer,
         Kind::SnapshotEnd,

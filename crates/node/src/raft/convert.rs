@@ -79,15 +79,17 @@ pub(super) fn append_request(
     mut tail: Bytes,
 ) -> io::Result<AppendEntriesRequest<Types>> {
     let mut entries = Vec::new();
-    let mut next = head.prev_log_id.map(|id| id.index + 1);
+    let mut next = head
+        .prev_log_id
+        .map_or(Some(0), |id| id.index.checked_add(1));
     while let Some(frame) =
         Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))?
     {
         let index = frame.id().index;
-        if next.is_some_and(|next| next != index) {
+        if next != Some(index) {
             return Err(garbage(format!("entry {index} where {next:?} follows")));
         }
-        next = Some(index + 1);
+        next = index.checked_add(1);
         entries.push(Entry::from_frame(frame).map_err(|error| garbage(error.to_string()))?);
     }
     if !tail.is_empty() {

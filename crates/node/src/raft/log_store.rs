@@ -4,16 +4,16 @@ use super::types::{
     Entry, RaftLogId, RaftVote, Types, VoteBytes, from_raft_log_id, to_raft_log_id,
 };
 use crate::applier::Applier;
+use crate::committed::Committed;
 use crate::flusher::Flusher;
 use bytes::Bytes;
-use eaves_log::{Base, Chain, Frame, LogId};
+use eaves_log::{Base, Frame};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use prost::Message;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// Bytes of entries in one AppendEntries request; one larger entry is sent alone.
 const MAX_APPEND_BYTES: usize = 1 << 20;
@@ -24,15 +24,11 @@ pub(crate) struct LogStore {
     flusher: Arc<Flusher>,
     applier: Arc<Applier>,
     /// Where the tree learns what is committed, the moment Raft does.
-    committed: watch::Sender<Option<LogId>>,
+    committed: Committed,
 }
 
 impl LogStore {
-    pub fn new(
-        flusher: Arc<Flusher>,
-        applier: Arc<Applier>,
-        committed: watch::Sender<Option<LogId>>,
-    ) -> LogStore {
+    pub fn new(flusher: Arc<Flusher>, applier: Arc<Applier>, committed: Committed) -> LogStore {
         LogStore {
             flusher,
             applier,
@@ -125,14 +121,8 @@ impl RaftLogStorage<Types> for LogStore {
 
     /// The earliest moment a follower knows an entry committed; what it wakes must not be behind a lock or a disk.
     async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
-        let committed = committed.as_ref().map(from_raft_log_id);
-        self.committed.send_if_modified(|known| {
-            let moved = committed > *known;
-            if moved {
-                *known = committed;
-            }
-            moved
-        });
+        self.committed
+            .raise(committed.as_ref().map(from_raft_log_id));
         Ok(())
     }
 
@@ -168,22 +158,27 @@ impl RaftLogStorage<Types> for LogStore {
         if log.last_id() < Some(upto) {
             // A snapshot went past the end of the log: what is left of it is of no use.
             let applied = self.applier.state();
-            let chain = if applied.last == Some(upto) {
-                applied.chain
-            } else {
-                Chain::START
+            if applied.last != Some(upto) {
+                let text = format!(
+                    "cannot purge up to {upto}: the log ends before it and the state stands at {:?}",
+                    applied.last
+                );
+                return Err(io::Error::other(text));
+            }
+            let base = Base {
+                last: applied.last,
+                chain: applied.chain,
             };
-            let ticket = log
-                .reset(Base {
-                    last: Some(upto),
-                    chain,
-                })
-                .map_err(io::Error::other)?;
+            let ticket = log.reset(base).map_err(io::Error::other)?;
             self.flusher.durable(ticket).await?;
-            return self.applier.log_follows();
+            self.applier.log_follows()?;
+            self.committed.raise(Some(upto));
+            return Ok(());
         }
         self.applier.log_follows()?;
         log.purge(upto).map_err(io::Error::other)?;
+        // Raft does not say so when it installs a snapshot. Only now: before, an uncommitted tail might still stand in the log.
+        self.committed.raise(Some(upto));
         self.flusher.kick();
         Ok(())
     }

@@ -7,14 +7,13 @@ use crate::applier::Applier;
 use crate::keeper::Keeper;
 use crate::position::Applied;
 use crate::state_machine::{SnapshotSink, SnapshotSource};
-use eaves_log::{Frame, LogId};
+use eaves_log::Frame;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::watch;
 
 /// Entries applied in one batch: enough to spread the state machine's fixed costs, few enough not to hold up the event loop.
 const MAX_APPLY_ENTRIES: usize = 1024;
@@ -40,7 +39,6 @@ pub(crate) enum SnapshotData {
 pub(crate) struct Machine {
     applier: Arc<Applier>,
     keeper: Arc<Keeper>,
-    committed: watch::Sender<Option<LogId>>,
     fence: Fence,
 }
 
@@ -63,16 +61,10 @@ impl Fence {
 }
 
 impl Machine {
-    pub fn new(
-        applier: Arc<Applier>,
-        keeper: Arc<Keeper>,
-        committed: watch::Sender<Option<LogId>>,
-        fence: Fence,
-    ) -> Machine {
+    pub fn new(applier: Arc<Applier>, keeper: Arc<Keeper>, fence: Fence) -> Machine {
         Machine {
             applier,
             keeper,
-            committed,
             fence,
         }
     }
@@ -152,12 +144,9 @@ impl RaftStateMachine<Types> for Machine {
                     at.last, meta.last_log_id
                 )));
             }
-            let last = at.last;
+            let end = at.next_index();
             machine.applier.install(sink, at)?;
-            // Raft does not say so when it installs a snapshot; those who are fed from here must know.
-            machine
-                .committed
-                .send_if_modified(|known| std::mem::replace(known, last.max(*known)) < last);
+            machine.keeper.installed(end);
             Ok(())
         })
         .await

@@ -14,6 +14,7 @@ mod types;
 pub(crate) use types::VoteBytes;
 
 use crate::applier::Applier;
+use crate::committed::Committed;
 use crate::error::{ReadError, WriteError};
 use crate::flusher::Flusher;
 use crate::keeper::Keeper;
@@ -24,7 +25,6 @@ use crate::position::Applied;
 use crate::status::Role;
 use crate::wire::{Kind, PacketReader, put_packet};
 use bytes::{Bytes, BytesMut};
-use eaves_log::LogId;
 use futures_util::StreamExt;
 use log_store::LogStore;
 use machine::{Fence, Machine, SnapshotData, meta};
@@ -36,7 +36,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
 use types::{Data, Types};
 
 /// Raft's times, named as etcd names them.
@@ -81,12 +80,12 @@ impl Consensus {
         times: RaftTimes,
         snapshot_entries: u64,
         parts: (Arc<Flusher>, Arc<Applier>, Arc<Keeper>, Arc<Peers>),
-        committed: watch::Sender<Option<LogId>>,
+        committed: Committed,
     ) -> io::Result<Consensus> {
         let (flusher, applier, keeper, peers) = parts;
         let fence = Fence::default();
-        let log = LogStore::new(flusher, applier.clone(), committed.clone());
-        let machine = Machine::new(applier.clone(), keeper, committed, fence.clone());
+        let log = LogStore::new(flusher, applier.clone(), committed);
+        let machine = Machine::new(applier.clone(), keeper, fence.clone());
         let config = Arc::new(
             settings(times, snapshot_entries)
                 .validate()

@@ -26,6 +26,7 @@ pub struct Cluster {
 pub struct Node {
     pub name: String,
     pub client_port: u16,
+    peer_port: u16,
     pub data_dir: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
@@ -88,6 +89,7 @@ impl Cluster {
             Node {
                 name: name.clone(),
                 client_port: ports[i],
+                peer_port: peer_ports[i],
                 arguments: words.map(str::to_owned).collect(),
                 log: directory.path().join(format!("{name}.log")),
                 server: None,
@@ -262,9 +264,25 @@ impl Node {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The last line of it.
+    pub fn last_line(&self) -> String {
+        let printed = self.printed();
+        printed.lines().last().unwrap_or_default().to_owned()
+    }
+
+    pub fn assert_no_panic(&self) {
+        let printed = self.printed();
+        assert!(!printed.contains("panicked"), "{printed}");
+    }
+
     /// Where clients reach it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// Where other nodes reach it.
+    pub fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.peer_port)
     }
 
     /// The way to it, connected when used and again when lost.

@@ -1,14 +1,15 @@
 //! The system as its users have it: real processes on real ports and files, written to by the clients that etcd's protocol generates.
 //!
-//! `kills` ends each node by SIGKILL while writes run, `catch_up` lets a listener fall behind, `disk` takes space away and flips bits,
-//! `clients` asks for too much and reads too little, `up` runs the whole by its one command. `cluster` starts the processes and
-//! `writer` keeps writing and remembers what was acknowledged.
+//! `kills` ends each node by SIGKILL while writes run, `catch_up` lets nodes fall behind, `disk` takes space away, `damage` flips bits and
+//! moves files, `clients` asks for too much and reads too little, `up` runs the whole by its one command. `cluster` starts the processes
+//! and `writer` keeps writing and remembers what was acknowledged.
 //!
 //! Nothing here depends on how fast anything is. When a test fails, its data and logs are kept and named.
 
 mod catch_up;
 mod clients;
 mod cluster;
+mod damage;
 mod disk;
 mod kills;
 #[path = "../support/mod.rs"]

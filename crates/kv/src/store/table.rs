@@ -14,6 +14,7 @@ use eaves::Position;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Memory redb may use to keep pages. The operating system caches the file too, so this need not be large.
 const PAGE_CACHE_BYTES: usize = 64 << 20;
@@ -94,7 +95,7 @@ impl From<StateFileError> for io::Error {
 /// The open state file.
 pub struct StateFile {
     path: PathBuf,
-    database: Database,
+    database: Arc<Database>,
 }
 
 impl StateFile {
@@ -103,7 +104,7 @@ impl StateFile {
         let database = open_database(path).map_err(|error| wrap(path, error))?;
         let file = Self {
             path: path.to_owned(),
-            database,
+            database: Arc::new(database),
         };
         file.begin_if_new()?;
         Ok(file)
@@ -133,6 +134,7 @@ impl StateFile {
             path: self.path.clone(),
             records,
             notes: Notes::decode(&self.path, &row)?,
+            _database: self.database.clone(),
         })
     }
 
@@ -185,6 +187,8 @@ pub struct View {
     path: PathBuf,
     records: ReadOnlyTable<&'static RowKey, &'static [u8]>,
     notes: Notes,
+    /// Keeps the file readable after a received state has taken its place: redb closes it under whoever still reads.
+    _database: Arc<Database>,
 }
 
 impl View {

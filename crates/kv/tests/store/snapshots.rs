@@ -315,3 +315,14 @@ fn a_second_open_does_not_remove_what_the_first_receives() {
     transfer.finish(sink);
     transfer.assert_arrived(&mut node);
 }
+
+#[test]
+fn a_snapshot_that_is_being_read_outlives_the_state_it_was_taken_of() {
+    let (from, to) = (sample(), other_sample());
+    let whole = chunks(from.store.snapshot().unwrap(), 100);
+    let mut taken = to.store.snapshot().unwrap();
+    let mut old = vec![taken.next_chunk(100).unwrap().unwrap()];
+    install(&to.store, &whole, 1000).unwrap();
+    old.extend(std::iter::from_fn(|| taken.next_chunk(100).unwrap()));
+    assert_eq!(old, chunks(other_sample().store.snapshot().unwrap(), 100));
+}

@@ -12,6 +12,8 @@ mod replies;
 mod requests;
 mod scenarios;
 mod sequence;
+#[path = "../support/mod.rs"]
+mod support;
 mod tamper;
 mod watches;
 

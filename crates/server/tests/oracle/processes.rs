@@ -3,20 +3,16 @@
 //! Every server listens on loopback at a port that was free a moment ago, keeps its data in a temporary directory and
 //! writes its log there. A [`Cluster`] ends its processes when it is dropped, and keeps the directory if the test has failed.
 
-use std::fs::{self, File};
-use std::net::TcpListener;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
+use crate::support::{Server, eventually, free_ports};
 use eaves_kv::proto::etcdserverpb::RangeRequest;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
-
-/// How long a server may take until it answers a first linearizable read. Generous: builds may be unoptimised, machines busy.
-const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// What to do when there is no etcd.
 pub const HOW_TO_INSTALL: &str = "\
@@ -38,21 +34,8 @@ pub struct Node {
 pub struct Cluster {
     /// Requests go to each of these.
     pub nodes: Vec<Node>,
-    children: Vec<Running>,
+    children: Vec<Server>,
     directory: TempDir,
-}
-
-struct Running {
-    name: String,
-    child: Child,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // A child that has already ended needs neither.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Drop for Cluster {
@@ -102,7 +85,7 @@ impl Cluster {
     /// Starts one etcd without fsync: its answers are what is wanted of it, not its durability.
     pub async fn etcd(binary: &Path) -> Cluster {
         let directory = tempfile::tempdir().expect("make a temporary directory");
-        let [client, peer] = free_ports();
+        let [client, peer] = ports();
         let (client_url, peer_url) = (url(client), url(peer));
         let mut command = Command::new(binary);
         command
@@ -136,7 +119,7 @@ impl Cluster {
     /// the voters, and to the listener that hangs on that listener.
     pub async fn eaves() -> Cluster {
         let directory = tempfile::tempdir().expect("make a temporary directory");
-        let [c1, c2, c3, c4, c5, p1, p2, p3, p4, p5] = free_ports();
+        let [c1, c2, c3, c4, c5, p1, p2, p3, p4, p5] = ports();
         let mut cluster = Cluster {
             nodes: Vec::new(),
             children: Vec::new(),
@@ -198,22 +181,9 @@ impl Cluster {
         command
     }
 
-    fn start(&mut self, name: &str, mut command: Command) {
-        let log = File::create(self.log(name)).expect("create a log file");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("share the log file"))
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        self.children.push(Running {
-            name: name.to_owned(),
-            child,
-        });
-    }
-
-    fn log(&self, name: &str) -> PathBuf {
-        self.directory.path().join(format!("{name}.log"))
+    fn start(&mut self, name: &str, command: Command) {
+        let log = self.directory.path().join(format!("{name}.log"));
+        self.children.push(Server::start(name, command, &log));
     }
 
     /// Waits until the node answers a linearizable read, and adds it to those that requests go to.
@@ -226,45 +196,22 @@ impl Cluster {
             kv: KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX),
             watch: WatchClient::new(channel).max_decoding_message_size(usize::MAX),
         };
-        let deadline = Instant::now() + START_LIMIT;
-        while let Err(status) = node
-            .kv
-            .range(RangeRequest {
+        let children = &mut self.children;
+        eventually(&format!("{name} answers"), async || {
+            children.iter_mut().for_each(Server::assert_running);
+            let read = node.kv.range(RangeRequest {
                 key: "a".into(),
                 ..Default::default()
-            })
-            .await
-        {
-            self.assert_alive();
-            assert!(
-                Instant::now() < deadline,
-                "{name} did not answer within {START_LIMIT:?}, last with {status:?}; its log ends\n{}",
-                self.log_tail(name)
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            });
+            read.await.ok()
+        })
+        .await;
         self.nodes.push(node);
     }
 
     /// Fails with the end of its log if one of the processes has ended.
     pub fn assert_alive(&mut self) {
-        for index in 0..self.children.len() {
-            let Running { name, child } = &mut self.children[index];
-            if let Some(status) = child.try_wait().expect("ask for a child's state") {
-                let name = name.clone();
-                panic!(
-                    "{name} ended with {status}; its log ends\n{}",
-                    self.log_tail(&name)
-                );
-            }
-        }
-    }
-
-    fn log_tail(&self, name: &str) -> String {
-        let log = fs::read(self.log(name)).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        self.children.iter_mut().for_each(Server::assert_running);
     }
 }
 
@@ -272,13 +219,6 @@ fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Ports that are free now. Another program may take one before the server does; then that server says so and the test fails.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("bind a free port"));
-    held.map(|listener| {
-        listener
-            .local_addr()
-            .expect("a bound port has an address")
-            .port()
-    })
+fn ports<const N: usize>() -> [u16; N] {
+    free_ports(N).try_into().expect("as many as were asked for")
 }

@@ -1,0 +1,315 @@
+//! What runs in a node because of its role: a voter's Raft and what watches it, a listener's applying.
+//!
+//! The role is a value in [`Core`]; these start what belongs to it. What both roles share is started by [`start_common`].
+
+use crate::config::Group;
+use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
+use crate::error::StartError;
+use crate::member::Member;
+use crate::message::{Call, Purpose};
+use crate::raft::{Consensus, VoterView};
+use crate::status::{NodeEvent, same_publication};
+use crate::tree_loop::{self, Input, TreeEnds};
+use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of entries a listener applies at once.
+const APPLY_BYTES: usize = 1 << 20;
+
+/// Pause between attempts to publish oneself.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+pub(crate) async fn start_voter(
+    core: &Arc<Core>,
+    group: &Group,
+    ends: TreeEnds,
+) -> Result<(), StartError> {
+    let parts = (
+        core.flusher.clone(),
+        core.applier.clone(),
+        core.keeper.clone(),
+        core.peers.clone(),
+    );
+    let consensus = Consensus::start(
+        core.node_id,
+        core.config.raft,
+        core.config.snapshot_entries,
+        parts,
+        core.committed.clone(),
+    )
+    .await?;
+    let consensus = Arc::new(consensus);
+    *core.role.write().unwrap() = RoleState::Voter(consensus.clone());
+    let purger = consensus.clone();
+    let runtime = tokio::runtime::Handle::current();
+    core.keeper.set_purge(Some(Box::new(move |index| {
+        let purger = purger.clone();
+        runtime.spawn(async move { purger.purge(index).await });
+    })));
+    let founders: Vec<Member> = group
+        .founders
+        .iter()
+        .map(|founder| Member {
+            id: founder.id,
+            name: founder.name.clone(),
+            peer_address: founder.peer_address.clone(),
+            client_urls: Vec::new(),
+        })
+        .collect();
+    consensus.found(&founders).await?;
+    let tree = TreeNode::voter(tree_config(core), core.config.seed);
+    tokio::spawn(tree_loop::run(core.clone(), tree, ends, Instant::now()));
+    tokio::spawn(watch_voter(core.clone(), consensus.clone()));
+    tokio::spawn(publish(core.clone(), consensus));
+    Ok(())
+}
+
+pub(crate) fn start_listener(
+    core: &Arc<Core>,
+    upstreams: &[String],
+    ends: TreeEnds,
+) -> Result<(), StartError> {
+    let saved = tree_loop::load_saved(&core.config.data_dir)?;
+    // Everything in a listener's log is committed (S5).
+    core.committed
+        .raise(core.flusher.log().last_id().max(core.applier.state().last));
+    let list: Vec<Address> = upstreams
+        .iter()
+        .map(|address| Address::from(address.as_str()))
+        .collect();
+    let is_new = !list.is_empty() && saved.upstreams != list;
+    let started = Instant::now();
+    let tree = TreeNode::listener(
+        eaves_tree::Instant(0),
+        tree_config(core),
+        saved,
+        core.config.seed,
+    );
+    if is_new {
+        core.tree.tell(Input::UpstreamList(list));
+    }
+    tokio::spawn(tree_loop::run(core.clone(), tree, ends, started));
+    tokio::spawn(apply_committed(core.clone()));
+    until_stopped(core, watch_place(core.clone()));
+    until_stopped(core, watch_voters(core.clone()));
+    Ok(())
+}
+
+pub(crate) fn start_common(core: &Arc<Core>) {
+    let keeping = core.clone();
+    until_stopped(core, async move {
+        let error = keeping.keeper.clone().run().await;
+        keeping.fail("keep the state", error);
+    });
+    let watching = core.clone();
+    until_stopped(core, async move {
+        let mut failure = watching.flusher.failure();
+        let failed = failure
+            .wait_for(Option::is_some)
+            .await
+            .map(|text| text.clone());
+        if let Ok(Some(text)) = failed {
+            watching.fail("write the log", text);
+        }
+    });
+}
+
+fn until_stopped(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
+    let mut stopping = core.stopping.subscribe();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = work => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    });
+}
+
+/// A listener's applying: whatever is committed, in order.
+async fn apply_committed(core: Arc<Core>) {
+    let mut committed = core.committed.subscribe();
+    let mut stopping = core.stopping.subscribe();
+    loop {
+        if let Err(error) = apply_all(&core).await {
+            return core.fail("apply the log", error);
+        }
+        tokio::select! {
+            changed = committed.changed() => if changed.is_err() { return },
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn apply_all(core: &Core) -> std::io::Result<()> {
+    loop {
+        core.keeper.room_to_apply().await?;
+        let _turn = core.apply_turn.lock().await;
+        let next = core.applier.state().next_index();
+        let Some(committed) = core.committed.get().filter(|id| id.index >= next) else {
+            return Ok(());
+        };
+        let frames = core
+            .read_log(next, committed.index, APPLY_BYTES)
+            .await
+            .map_err(std::io::Error::other)?;
+        core.applier.apply(&frames)?;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Passes a voter's view on to the tree, the status and the watchers of events.
+async fn watch_voter(core: Arc<Core>, consensus: Arc<Consensus>) {
+    let mut last: Option<VoterView> = None;
+    let watching = consensus.watch(|view| {
+        if last.as_ref() == Some(&view) {
+            return;
+        }
+        core.tree.tell(Input::Voter(voter_state(&core, &view)));
+        let changed = last.as_ref().is_none_or(|last| {
+            (last.role, last.term, last.leader) != (view.role, view.term, view.leader)
+        });
+        if changed {
+            core.update_status(|status| {
+                status.role = view.role;
+                status.term = view.term;
+                status.leader = view.leader;
+            });
+            let _ = core.events.send(NodeEvent::Role {
+                role: view.role,
+                term: view.term,
+                leader: view.leader,
+            });
+        }
+        last = Some(view);
+    });
+    let mut stopping = core.stopping.subscribe();
+    tokio::select! {
+        // A broken log stops Raft too; whoever watches the log says what is wrong with it.
+        () = watching => if core.flusher.failure().borrow().is_none() {
+            core.fail("run Raft", "it has stopped; the log above says why");
+        },
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+}
+
+fn voter_state(core: &Core, view: &VoterView) -> VoterState {
+    let voter = |member: &Member| Voter {
+        peer: peer(member),
+        heard: core.heard_ago(member.id),
+    };
+    VoterState {
+        leader: view.leader.map(NodeId),
+        voters: view.membership.voters().map(voter).collect(),
+    }
+}
+
+/// Keeps a listener's status in step with its place in the tree and with the term of the log.
+async fn watch_place(core: Arc<Core>) {
+    let mut place = core.tree.place();
+    let mut committed = core.committed.subscribe();
+    loop {
+        let now = place.borrow_and_update().clone();
+        let term = core.positions().committed_term;
+        core.update_status(|status| {
+            status.upstream = now.upstream.map(|upstream| upstream.id);
+            status.depth = now.depth;
+            status.leader = now.leader;
+            status.term = term;
+        });
+        // Entries come all the time, another term hardly ever.
+        let other_term = committed.wait_for(|id| id.map_or(0, |id| id.term) != term);
+        let open = tokio::select! {
+            changed = place.changed() => changed.is_ok(),
+            changed = other_term => changed.is_ok(),
+        };
+        if !open {
+            return;
+        }
+    }
+}
+
+/// Tells a listener's protocol side who votes, as the log says (B5).
+async fn watch_voters(core: Arc<Core>) {
+    let mut membership = core.applier.membership();
+    loop {
+        let voters: Vec<Peer> = membership.borrow_and_update().voters().map(peer).collect();
+        if !voters.is_empty() {
+            core.tree.tell(Input::Voters(voters));
+        }
+        if membership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Puts this voter's name and client URLs into the membership, where every node finds them; as etcd's members publish theirs.
+async fn publish(core: Arc<Core>, consensus: Arc<Consensus>) {
+    let mut stopping = core.stopping.subscribe();
+    let me = core.me();
+    while !*stopping.borrow_and_update() {
+        let view = consensus.view();
+        match view.membership.members.get(&core.node_id) {
+            Some(known) if same_publication(known, &me) => return,
+            Some(known) => {
+                // The founding address stays: it is what the others know this node by.
+                let member = Member {
+                    peer_address: known.peer_address.clone(),
+                    ..me.clone()
+                };
+                let _ = match view.leader {
+                    Some(leader) if leader == core.node_id => consensus
+                        .publish(member)
+                        .await
+                        .map_err(|error| error.to_string()),
+                    Some(leader) => publish_at(&core, &view, leader, member).await,
+                    None => Ok(()),
+                }
+                .map_err(|error| tracing::debug!("publish the client URLs: {error}"));
+            }
+            None => {}
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn publish_at(
+    core: &Core,
+    view: &VoterView,
+    leader: u64,
+    member: Member,
+) -> Result<(), String> {
+    let Some(leader) = view.membership.members.get(&leader) else {
+        return Ok(());
+    };
+    let call = Call::Publish(member.into());
+    core.peers
+        .call(
+            &leader.peer_address,
+            Purpose::Control,
+            call,
+            &[],
+            REQUEST_TIMEOUT,
+        )
+        .await
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
+fn tree_config(core: &Core) -> eaves_tree::Config {
+    let mut config = eaves_tree::Config::new(
+        NodeId(core.node_id),
+        Address::from(core.address.as_str()),
+        ClusterId(core.cluster_id),
+    );
+    config.capacity = core.config.capacity;
+    config.zone = (!core.config.zone.is_empty()).then(|| core.config.zone.as_str().into());
+    config
+}
+
+fn peer(member: &Member) -> Peer {
+    Peer {
+        id: NodeId(member.id),
+        address: Address::from(member.peer_address.as_str()),
+    }
+}

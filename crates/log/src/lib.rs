@@ -70,9 +70,12 @@
 //! 1. **a whole record**: its head and its frame match their checksums, and it continues the chain. Taken.
 //! 2. **missing or broken in a segment that has a successor.** By `sealed-synced` it was durable. *Refused.*
 //! 3. **whole, but it does not continue the chain**, or has another index. No interrupted write does that. *Refused.*
-//! 4. **missing or broken in the newest segment, with a witness behind it**: somewhere behind lies a record head which says that all
+//! 4. **broken in the newest segment, with all its sectors there.** A disk writes a sector whole or not at all, and where nothing was
+//!    written a segment reads as zero; so an interrupted write lacks a record's end or a whole sector of it. What lacks neither and is
+//!    wrong was damaged later, when it may have been acknowledged. *Refused.*
+//! 5. **missing or broken in the newest segment, with a witness behind it**: somewhere behind lies a record head which says that all
 //!    entries below some later index had been synced when it was written. So this one had been. *Refused.*
-//! 5. **missing or broken in the newest segment, without a witness**: the end of the log. What lies behind it is the remains of one
+//! 6. **missing or broken in the newest segment, without a witness**: the end of the log. What lies behind it is the remains of one
 //!    interrupted batch, of which the disk may have kept any part in any order. None of it was told durable. If there is anything
 //!    but zeroes, the log goes on in a new segment, so that the remains are never looked at again.
 //!
@@ -80,13 +83,14 @@
 //! what it acknowledged can lose a committed entry of the whole group, while a voter that stays away costs nothing but itself.
 //! A broken header or state file is refused too: both are durable before they have their names, so they are never torn.
 //!
-//! Two things make case 5 airtight. Records whose being synced is not proven by a later one are written again, as they are, before
+//! Two things make case 6 airtight. Records whose being synced is not proven by a later one are written again, as they are, before
 //! anything else happens: the process may have been killed between write and sync, or a sync may have failed, after which some kernels
 //! take pages for clean that never reached the disk. And a failed write or sync poisons the log for good: the only way on is to open
 //! it again and see what is really there.
 //!
 //! # Assumptions about the media
 //!
+//! - A sector of 512 bytes is written whole or not at all.
 //! - A sync that returns success is true.
 //! - Writing a sector again with the same bytes in its durable part does not endanger that part, whenever the power fails.
 //! - Renaming over a name is atomic, and durable after the directory is synced.
@@ -94,8 +98,8 @@
 //!
 //! # What it cannot notice
 //!
-//! - **Damage to the last batch.** Nothing was written behind it that could be its witness, so it looks like a torn write (case 5).
-//!   The same goes for a newest segment that lost its end or is gone as a whole. The node closes most of this gap: its state machine
+//! - **Some damage to the last batch.** Nothing was written behind it that could be its witness. Where a record of it lost its end or a
+//!   sector, or where a record that ends in zeroes is wrong, that looks like a torn write (case 6). The same goes for a newest segment that lost its end or is gone as a whole. The node closes most of this gap: its state machine
 //!   remembers how far it has applied, and asks [`Log::require_at_least`] on start.
 //! - **Damage to old entries while the log is open**, until they are read. Every read from disk verifies what it returns.
 //! - Oldest segments that somebody deleted: the log begins later then, as if they had been released.

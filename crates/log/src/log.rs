@@ -151,7 +151,7 @@ impl Log {
 
     /// Checks that the log reaches `index`, to which other durable state of this node (the state machine) has come.
     ///
-    /// The log itself cannot notice that its very last entries were damaged, if nothing was ever written after them.
+    /// The log itself cannot notice that its very last entries are gone, if nothing was ever written after them.
     pub fn require_at_least(&self, index: u64) -> Result<(), OpenError> {
         let last = self.last_id();
         if last.is_some_and(|id| id.index >= index) {

@@ -108,6 +108,9 @@ fn head_checksum(seq: u64, offset: u64, chain: Chain, unsynced: u32, frame_head:
     crc32c::crc32c(&covered)
 }
 
+/// What a disk writes at once: a part of it is never seen half written. Of larger real sectors this is a part.
+const SECTOR_BYTES: usize = 512;
+
 /// The next thing in a segment.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -189,7 +192,10 @@ impl Records {
             return Ok(Step::End);
         }
         let Some(head) = Head::decode(&head_bytes, self.seq, self.offset) else {
-            return Ok(bad("no valid record head", true));
+            return Ok(bad(
+                "no valid record head",
+                may_be_torn(&head_bytes, self.offset, HEAD_BYTES),
+            ));
         };
         if head.id.index != self.next_index {
             return Ok(bad(
@@ -200,12 +206,14 @@ impl Records {
                 false,
             ));
         }
-        let frame_bytes = self
-            .bytes_here(PREFIX_BYTES + head.frame_bytes)?
-            .slice(PREFIX_BYTES..);
-        let frame = match Frame::parse(frame_bytes) {
+        let whole = PREFIX_BYTES + head.frame_bytes;
+        let record_bytes_here = self.bytes_here(whole)?;
+        let frame = match Frame::parse(record_bytes_here.slice(PREFIX_BYTES..)) {
             Ok(frame) => frame,
-            Err(error) => return Ok(bad(&error.to_string(), true)),
+            Err(error) => {
+                let torn = may_be_torn(&record_bytes_here, self.offset, whole);
+                return Ok(bad(&error.to_string(), torn));
+            }
         };
         let chain = self.chain.next(&frame);
         if chain != head.chain {
@@ -244,6 +252,20 @@ impl Records {
         let end = (start + len).min(self.window.len());
         Ok(self.window.slice(start..end))
     }
+}
+
+/// Whether an interrupted write may have left these bytes, the beginning of something `whole` bytes long at `offset`.
+///
+/// A sector is written whole or not at all, and where nothing was written yet a segment reads as zero. So a torn record lacks its end,
+/// or a whole sector; one that has all its sectors and is wrong nevertheless was damaged later, and may have been acknowledged.
+fn may_be_torn(bytes: &[u8], offset: u64, whole: usize) -> bool {
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let first_sector_bytes = SECTOR_BYTES - (offset % SECTOR_BYTES as u64) as usize;
+    let (first, rest) = bytes.split_at(first_sector_bytes.min(bytes.len()));
+    bytes.len() < whole
+        || is_zero(&bytes[whole.saturating_sub(4)..])
+        || is_zero(first)
+        || rest.chunks(SECTOR_BYTES).any(is_zero)
 }
 
 fn bad(what: &str, may_be_torn: bool) -> Step {

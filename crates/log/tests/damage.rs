@@ -148,9 +148,35 @@ fn every_bit_flipped() {
     );
     assert!(
         count(Outcome::Shorter) > 0,
-        "the last batch cannot be told from a torn one"
+        "of the last batch some cannot be told from a torn one"
     );
     assert!(count(Outcome::Whole) > 0, "bits of padding do not matter");
+}
+
+/// The entry may have been acknowledged, and nothing lies behind it that says so: what is wrong with it is no torn write's doing.
+#[test]
+fn a_bit_flipped_in_the_very_last_entry_is_refused() {
+    let disk = SimDisk::new();
+    let mut pair = Pair::new(disk.clone(), SMALL);
+    pair.append(1, &[40]);
+    pair.flush().unwrap();
+    pair.append(1, &[100]);
+    pair.flush().unwrap();
+    let files = disk.list(Path::new(DIR)).unwrap();
+    let file = Path::new(DIR).join(files.iter().find(|file| file.ends_with(".seg")).unwrap());
+    let payload_end = disk
+        .contents(&file)
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .unwrap();
+    for at in payload_end - 90..=payload_end - 4 {
+        let disk = disk.fork();
+        disk.edit(&file, |bytes| bytes[at] ^= 0x10);
+        match open(&disk, SMALL) {
+            Err(OpenError::Damaged(damage)) => assert_eq!(damage.index, Some(1), "byte {at}"),
+            other => panic!("byte {at}: {:?}", other.map(|(_, recovered)| recovered)),
+        }
+    }
 }
 
 #[test]

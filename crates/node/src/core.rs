@@ -13,7 +13,7 @@ use crate::keeper::Keeper;
 use crate::member::{Member, Membership};
 use crate::message::{Call, ForwardCall, Purpose, Reason, Reject, Reply};
 use crate::peer::client::{CallError, Peers};
-use crate::raft::Consensus;
+use crate::raft::{Consensus, VoterView};
 use crate::reads::Reads;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::tree_loop::TreeHandle;
@@ -145,6 +145,14 @@ impl Core {
     /// How long ago a peer was heard.
     pub fn heard_ago(&self, peer: u64) -> Option<Duration> {
         self.heard.lock().unwrap().get(&peer).map(|at| at.elapsed())
+    }
+
+    /// The leader a voter knows, unless it has been silent for so long that it can hardly lead any more.
+    pub fn live_leader(&self, view: &VoterView) -> Option<u64> {
+        let silence = 4 * self.config.raft.election_timeout;
+        view.leader.filter(|leader| {
+            *leader == self.node_id || self.heard_ago(*leader).is_none_or(|ago| ago < silence)
+        })
     }
 
     /// Proposes a command, here or up the tree. Returns one past its index and the answer. While there is no leader it waits, up to

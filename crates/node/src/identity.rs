@@ -20,6 +20,8 @@ pub struct Identity {
     pub node_id: u64,
     /// Whether the log here is a voter's, which may hold entries that are not committed, or a listener's, which never does (S5).
     pub is_voter: bool,
+    /// The node's name when the directory was made.
+    pub name: String,
 }
 
 /// Why a directory cannot be used.
@@ -48,6 +50,18 @@ pub enum IdentityError {
         found: u64,
         /// The one it was started for.
         wanted: u64,
+    },
+    /// It belongs to a listener of another name.
+    #[error(
+        "data directory {dir} belongs to {found}, not to {wanted}: choose another --data-dir, or correct --name; two nodes must not share an id"
+    )]
+    OtherName {
+        /// The directory.
+        dir: String,
+        /// Its node's name.
+        found: String,
+        /// The one it was started for.
+        wanted: String,
     },
     /// A listener's directory was given to a voter, or a voter's to a listener.
     #[error(
@@ -159,21 +173,39 @@ impl Identity {
         }
     }
 
+    /// Checks that a listener, whose id nobody else knows, comes back to its own directory and not to another's.
+    pub fn check_name(&self, dir: &Path, name: &str) -> Result<(), IdentityError> {
+        match self.name == one_line(name) {
+            true => Ok(()),
+            false => Err(IdentityError::OtherName {
+                dir: dir.display().to_string(),
+                found: self.name.clone(),
+                wanted: name.to_string(),
+            }),
+        }
+    }
+
     fn to_text(&self) -> String {
         let cluster = self
             .cluster_id
             .map_or("unknown".to_string(), |id| format!("{id:016x}"));
         let role = if self.is_voter { "voter" } else { "listener" };
         let body = format!(
-            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\nrole {role}\n",
-            self.node_id
+            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\nrole {role}\nname {}\n",
+            self.node_id,
+            one_line(&self.name)
         );
         format!("{body}checksum {:08x}\n", crc32c::crc32c(body.as_bytes()))
     }
 }
 
+/// A name as it stands in the file, whatever is in it.
+fn one_line(name: &str) -> String {
+    name.replace(['\n', '\r'], "?")
+}
+
 fn parse(text: &str) -> Option<Identity> {
-    let (body, checksum) = text.split_at_checked(text.find("checksum ")?)?;
+    let (body, checksum) = text.split_at_checked(text.rfind("checksum ")?)?;
     let checksum = u32::from_str_radix(checksum.strip_prefix("checksum ")?.trim_end(), 16).ok()?;
     let mut lines = body.lines();
     let version = lines
@@ -188,6 +220,7 @@ fn parse(text: &str) -> Option<Identity> {
         "listener" => false,
         _ => return None,
     };
+    let name = lines.next()?.strip_prefix("name ")?.to_string();
     let cluster_id = match cluster {
         "unknown" => None,
         id => Some(u64::from_str_radix(id, 16).ok()?),
@@ -196,6 +229,7 @@ fn parse(text: &str) -> Option<Identity> {
         cluster_id,
         node_id,
         is_voter,
+        name,
     })
 }
 
@@ -223,6 +257,7 @@ mod tests {
             cluster_id: Some(0xfeed),
             node_id: 7,
             is_voter: true,
+            name: "v1".into(),
         };
         identity.save(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
@@ -244,6 +279,7 @@ mod tests {
             cluster_id: Some(1),
             node_id: 2,
             is_voter: true,
+            name: "v1".into(),
         };
         let dir = Path::new("d");
         assert!(identity.check(dir, true, Some(1), Some(2)).is_ok());
@@ -270,6 +306,7 @@ mod tests {
             cluster_id: Some(1),
             node_id: 2,
             is_voter: true,
+            name: "v1".into(),
         };
         let error = identity
             .check(Path::new("d"), false, None, None)
@@ -277,6 +314,25 @@ mod tests {
             .to_string();
         assert!(
             error.starts_with("data directory d belongs to a voter, not to a listener"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn another_listeners_directory_is_refused_by_name() {
+        let identity = Identity {
+            cluster_id: Some(1),
+            node_id: 2,
+            is_voter: false,
+            name: "l1".into(),
+        };
+        assert!(identity.check_name(Path::new("d"), "l1").is_ok());
+        let error = identity
+            .check_name(Path::new("d"), "l2")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("data directory d belongs to l1, not to l2"),
             "{error}"
         );
     }

@@ -60,7 +60,7 @@ impl Node {
             Some(address) => address.clone(),
             None => listener.address()?,
         };
-        let identity = opening::identify(&config).await?;
+        let (identity, saved) = opening::identify(&config).await?;
         let applier = opening::open_state(&config, machine)?;
         let flusher = opening::open_log(&config, &applier).await?;
         let keeper = Keeper::new(flusher.clone(), applier.clone(), config.log_retention_bytes);
@@ -113,7 +113,9 @@ impl Node {
         });
         match core.config.start_as.clone() {
             StartAs::Voter { group } => roles::start_voter(&core, &group, ends).await?,
-            StartAs::Listener { upstreams } => roles::start_listener(&core, &upstreams, ends)?,
+            StartAs::Listener { upstreams } => {
+                roles::start_listener(&core, &upstreams, saved, ends)?
+            }
         }
         roles::start_common(&core);
         let accepting = tokio::spawn(server::run(core.clone(), listener));

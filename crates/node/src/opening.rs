@@ -12,7 +12,9 @@ use crate::message::Purpose;
 use crate::peer::client::{CallError, Me, connect};
 use crate::position::Applied;
 use crate::state_machine::StateMachine;
+use crate::tree_loop;
 use eaves_log::{Base, Log};
+use eaves_tree::Saved;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Finds out who this node is: from its directory, or anew.
-pub(crate) async fn identify(config: &Config) -> Result<Identity, StartError> {
+pub(crate) async fn identify(config: &Config) -> Result<(Identity, Saved), StartError> {
     let dir = &config.data_dir;
     let found = Identity::load(dir)?;
     match &config.start_as {
@@ -31,23 +33,28 @@ pub(crate) async fn identify(config: &Config) -> Result<Identity, StartError> {
             let own = own_founder(group, &config.name)?;
             if let Some(found) = found {
                 found.check(dir, true, Some(group.cluster_id), Some(own.id))?;
-                return Ok(found);
+                return Ok((found, Saved::default()));
             }
             let identity = Identity {
                 cluster_id: Some(group.cluster_id),
                 node_id: own.id,
                 is_voter: true,
+                name: config.name.clone(),
             };
             identity.save(dir)?;
-            Ok(identity)
+            Ok((identity, Saved::default()))
         }
         StartAs::Listener { upstreams } => {
             let mut identity = found.unwrap_or_else(|| Identity {
                 cluster_id: None,
                 node_id: random_id(config.seed),
                 is_voter: false,
+                name: config.name.clone(),
             });
             identity.check(dir, false, None, None)?;
+            identity.check_name(dir, &config.name)?;
+            // S6: on disk before anybody on it is asked.
+            let saved = tree_loop::keep_upstreams(dir, upstreams)?;
             match identity.cluster_id {
                 Some(cluster_id) => {
                     check_upstreams(config, cluster_id, identity.node_id, upstreams).await?
@@ -59,7 +66,7 @@ pub(crate) async fn identify(config: &Config) -> Result<Identity, StartError> {
                     identity.save(dir)?;
                 }
             }
-            Ok(identity)
+            Ok((identity, saved))
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::message::{Call, Purpose};
 use crate::raft::{Consensus, VoterView};
 use crate::status::{NodeEvent, same_publication};
 use crate::tree_loop::{self, Input, TreeEnds};
-use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
+use eaves_tree::{Address, ClusterId, NodeId, Peer, Saved, TreeNode, Voter, VoterState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,6 +58,11 @@ pub(crate) async fn start_voter(
             client_urls: Vec::new(),
         })
         .collect();
+    if founders.len() == 1 {
+        tracing::warn!(
+            "this group has one voter, which leads: nobody feeds listeners until there is a follower (S1)"
+        );
+    }
     consensus.found(&founders).await?;
     let tree = TreeNode::voter(tree_config(core), core.config.seed);
     tokio::spawn(tree_loop::run(core.clone(), tree, ends, Instant::now()));
@@ -69,9 +74,9 @@ pub(crate) async fn start_voter(
 pub(crate) fn start_listener(
     core: &Arc<Core>,
     upstreams: &[String],
+    saved: Saved,
     ends: TreeEnds,
 ) -> Result<(), StartError> {
-    let saved = tree_loop::load_saved(&core.config.data_dir)?;
     // Everything in a listener's log is committed (S5).
     core.committed
         .raise(core.flusher.log().last_id().max(core.applier.state().last));
@@ -173,7 +178,7 @@ async fn watch_voter(core: Arc<Core>, consensus: Arc<Consensus>) {
             core.update_status(|status| {
                 status.role = view.role;
                 status.term = view.term;
-                status.leader = view.leader;
+                status.leader = core.live_leader(&view);
             });
             let _ = core.events.send(NodeEvent::Role {
                 role: view.role,

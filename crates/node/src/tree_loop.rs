@@ -156,8 +156,27 @@ impl TreeHandle {
     }
 }
 
-/// What was saved by an earlier run.
-pub(crate) fn load_saved(dir: &Path) -> io::Result<eaves_tree::Saved> {
+/// Puts a new list of upstream servers on disk, before it is used (S6). Returns what was saved by an earlier run.
+pub(crate) fn keep_upstreams(dir: &Path, upstreams: &[String]) -> io::Result<eaves_tree::Saved> {
+    let saved = load_saved(dir)?;
+    let list: Vec<Address> = upstreams
+        .iter()
+        .map(|address| Address::from(address.as_str()))
+        .collect();
+    if !list.is_empty() && list != saved.upstreams {
+        let new = eaves_tree::Saved {
+            upstreams: list,
+            learned: saved.learned.clone(),
+        };
+        write_durably(
+            &dir.join(SAVED_FILE),
+            &SavedBytes::from(&new).encode_to_vec(),
+        )?;
+    }
+    Ok(saved)
+}
+
+fn load_saved(dir: &Path) -> io::Result<eaves_tree::Saved> {
     let file = dir.join(SAVED_FILE);
     let damaged = |what: String| {
         io::Error::other(format!(
@@ -307,6 +326,8 @@ impl Run {
         if leads || heard.is_some_and(|ago| ago < 2 * FRESHNESS_INTERVAL) {
             self.tree.handle_leader_heard(self.now());
         }
+        self.core
+            .update_status(|status| status.leader = self.core.live_leader(&view));
     }
 
     fn perform(&mut self) {
@@ -316,7 +337,12 @@ impl Run {
         let place = Place {
             upstream: self.tree.upstream().map(|upstream| peer_at(&upstream.peer)),
             depth: self.tree.depth(),
-            leader: self.tree.leader().map(|leader| leader.0),
+            // A root that lost its leader says so (B8): whoever it last followed leads no more, as far as anybody here knows.
+            leader: self
+                .tree
+                .leader()
+                .filter(|_| !self.tree.is_stale(self.now()))
+                .map(|leader| leader.0),
         };
         self.place
             .send_if_modified(|known| std::mem::replace(known, place.clone()) != place);

@@ -36,7 +36,7 @@ serve_partly! {
         }
     }
 
-    missing "eaves: start a listener with `eaves listen`, then make it a voter with `eaves promote`" {
+    missing "eaves: members cannot be added yet; start a listener with `eaves listen`, it serves the same API" {
         member_add: MemberAddRequest => MemberAddResponse,
         member_promote: MemberPromoteRequest => MemberPromoteResponse,
     }

@@ -54,7 +54,11 @@ impl Directory {
     }
 
     /// The layout to run: the kept one changed as far as it may be, or a first one; kept from now on. Also says whether one was kept.
-    pub fn layout(&self, wanted: &Wanted) -> Outcome<(Layout, bool)> {
+    pub fn layout(
+        &self,
+        wanted: &Wanted,
+        usable: impl FnOnce(&Layout) -> Outcome<()>,
+    ) -> Outcome<(Layout, bool)> {
         let file = self.path.join(LAYOUT_FILE);
         let cannot = |what: &str, error: io::Error| {
             Failure::failed(format!(
@@ -72,6 +76,8 @@ impl Directory {
             Some(kept) => kept.resumed(wanted)?,
             None => Layout::first(wanted)?,
         };
+        // Before anything is kept: who takes the advice of an error must not meet what the failed start left.
+        usable(&layout)?;
         // Written beside and renamed, so that a crash leaves the old layout or the new one.
         let beside = file.with_extension("json.new");
         fs::write(&beside, layout.to_json())
@@ -105,12 +111,12 @@ mod tests {
             ..Default::default()
         };
         let directory = Directory::open(&path).unwrap();
-        let (layout, resumes) = directory.layout(&wanted).unwrap();
+        let (layout, resumes) = directory.layout(&wanted, |_| Ok(())).unwrap();
         assert!(!resumes);
         drop(directory);
         let again = Directory::open(&path)
             .unwrap()
-            .layout(&Wanted::default())
+            .layout(&Wanted::default(), |_| Ok(()))
             .unwrap();
         assert_eq!(again, (layout, true));
     }

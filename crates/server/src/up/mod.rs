@@ -63,8 +63,8 @@ pub async fn run(args: UpArgs) -> Outcome {
         base_port: args.base_port,
     };
     let directory = Directory::open(&args.data_dir)?;
-    let (layout, resumes) = directory.layout(&wanted)?;
-    ports::check_free(&layout.nodes())?;
+    let (layout, resumes) =
+        directory.layout(&wanted, |layout| ports::check_free(&layout.nodes()))?;
 
     let mut output = Output::new();
     let verb = if resumes { "resuming" } else { "starting" };

@@ -218,3 +218,51 @@ async fn attached(listener: &Running, depth: u32) {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_upstream_list_is_on_disk_before_anybody_on_it_has_answered() {
+    let cluster = Cluster::new(3);
+    let nobody = format!("127.0.0.1:{}", common::free_port());
+    let config = cluster.listener("l1", &[&nobody]);
+    let starting = tokio::spawn(common::try_start(config));
+    let list = cluster.data_dir("l1").join("upstreams");
+    eventually("S6: the list is on disk", async || {
+        std::fs::read(&list).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&nobody))
+    })
+    .await;
+    assert!(!starting.is_finished(), "nobody has answered");
+    starting.abort();
+}
+
+#[tokio::test]
+async fn a_leader_that_is_gone_for_good_is_reported_by_nobody() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.start_voters().await;
+    write(&nodes[0].node, 0, 5).await;
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let listener = cluster.start(cluster.listener("l1", &upstreams)).await;
+    let leader = |running: &Running| running.node.status().borrow().leader;
+    eventually("the listener knows the leader", async || {
+        leader(&listener).is_some()
+    })
+    .await;
+    let (left, gone): (Vec<_>, Vec<_>) = {
+        let survivor = nodes
+            .iter()
+            .position(|running| running.node.status().borrow().role == Role::Follower)
+            .unwrap();
+        nodes
+            .iter()
+            .enumerate()
+            .partition(|(number, _)| *number == survivor)
+    };
+    for (_, running) in gone {
+        running.node.shutdown().await;
+    }
+    eventually(
+        "B8: neither the voter that is left nor the listener names a leader",
+        async || leader(left[0].1).is_none() && leader(&listener).is_none(),
+    )
+    .await;
+}

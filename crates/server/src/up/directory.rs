@@ -122,6 +122,17 @@ mod tests {
     }
 
     #[test]
+    fn a_layout_that_cannot_be_used_is_not_kept() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("data");
+        let directory = Directory::open(&path).unwrap();
+        let taken = |_: &Layout| Err(Failure::failed("port 1 is taken"));
+        assert!(directory.layout(&Wanted::default(), taken).is_err());
+        let (_, resumes) = directory.layout(&Wanted::default(), |_| Ok(())).unwrap();
+        assert!(!resumes, "the failed start left a layout behind");
+    }
+
+    #[test]
     fn two_at_once_are_refused() {
         let place = tempfile::tempdir().unwrap();
         let _first = Directory::open(place.path()).unwrap();

@@ -71,3 +71,17 @@ pub enum StartError {
     #[error("start the node: {0}")]
     Other(#[from] std::io::Error),
 }
+
+/// Why an administrator's order was not carried out, or may not have been. All orders are idempotent: giving one again does no harm.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SteerError {
+    /// The tree shows no such node, or more than one: correct the name.
+    #[error("{0}")]
+    Unknown(String),
+    /// It makes no sense for that node and nothing was done; the text says what would.
+    #[error("{0}")]
+    Refused(String),
+    /// The node did not answer; the order may have been carried out: try again.
+    #[error("{0}")]
+    Unreachable(String),
+}

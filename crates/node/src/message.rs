@@ -3,6 +3,7 @@
 //! The tree's own messages are in `tree_wire`; Raft's are here as plain numbers and converted in `raft`.
 
 use crate::member::MemberBytes;
+use crate::orders::{OrderCall, OrderDone};
 use crate::position::LogIdBytes;
 use crate::raft::VoteBytes;
 use crate::tree_wire::AnswerBytes;
@@ -82,7 +83,7 @@ pub(crate) enum Reason {
 pub(crate) struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub call: Option<Call>,
 }
 
@@ -106,6 +107,9 @@ pub(crate) enum Call {
     Describe(DescribeCall),
     #[prost(message, tag = "10")]
     Publish(MemberBytes),
+    /// An administrator's, for the node asked.
+    #[prost(message, tag = "11")]
+    Order(OrderCall),
 }
 
 /// The answer to the [`Request`] of the same id.
@@ -113,7 +117,7 @@ pub(crate) enum Call {
 pub(crate) struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub reply: Option<Reply>,
 }
 
@@ -136,6 +140,8 @@ pub(crate) enum Reply {
     Answer(AnswerBytes),
     #[prost(message, tag = "9")]
     Rows(Rows),
+    #[prost(message, tag = "10")]
+    Ordered(OrderDone),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

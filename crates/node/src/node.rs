@@ -2,6 +2,8 @@
 //!
 //! Start is the same for both roles up to the last step: lock and identify the directory, open log and state and check that they fit
 //! each other, listen for peers; then become what the directory says. The tasks share one [`Core`] and end when it says so.
+//!
+//! What an administrator asks of another node than this one travels as an order, whatever it is: see `orders`.
 
 use crate::committed::Committed;
 use crate::config::{Config, StartAs};
@@ -19,6 +21,7 @@ use crate::roles;
 use crate::snapshot;
 use crate::state_machine::StateMachine;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status, TreeRow};
+use crate::steer::Steering;
 use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
 use eaves_log::DirLock;
@@ -60,7 +63,7 @@ impl Node {
             Some(address) => address.clone(),
             None => listener.address()?,
         };
-        let (identity, saved) = opening::identify(&config).await?;
+        let (identity, kept) = opening::identify(&config).await?;
         let applier = opening::open_state(&config, machine)?;
         let flusher = opening::open_log(&config, &applier).await?;
         let keeper = Keeper::new(flusher.clone(), applier.clone(), config.log_retention_bytes);
@@ -113,9 +116,7 @@ impl Node {
         });
         match core.config.start_as.clone() {
             StartAs::Voter { group } => roles::start_voter(&core, &group, ends).await?,
-            StartAs::Listener { upstreams } => {
-                roles::start_listener(&core, &upstreams, saved, ends)?
-            }
+            StartAs::Listener { .. } => roles::start_listener(&core, kept, ends)?,
         }
         roles::start_common(&core);
         let accepting = tokio::spawn(server::run(core.clone(), listener));
@@ -179,6 +180,11 @@ impl Node {
     /// The whole tree, gathered within `timeout`; nodes that did not answer are left out. The same from any node.
     pub async fn tree(&self, timeout: Duration) -> Vec<TreeRow> {
         describe::gather(&self.core, timeout).await
+    }
+
+    /// Steers any node of the tree from this one (B16).
+    pub fn steer(&self) -> Steering<'_> {
+        Steering::new(&self.core)
     }
 
     /// What happens on this node from now on.

@@ -12,9 +12,8 @@ use crate::message::Purpose;
 use crate::peer::client::{CallError, Me, connect};
 use crate::position::Applied;
 use crate::state_machine::StateMachine;
-use crate::tree_loop;
+use crate::tree_loop::{self, Kept};
 use eaves_log::{Base, Log};
-use eaves_tree::Saved;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Finds out who this node is: from its directory, or anew.
-pub(crate) async fn identify(config: &Config) -> Result<(Identity, Saved), StartError> {
+pub(crate) async fn identify(config: &Config) -> Result<(Identity, Kept), StartError> {
     let dir = &config.data_dir;
     let found = Identity::load(dir)?;
     match &config.start_as {
@@ -33,7 +32,7 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Saved), Start
             let own = own_founder(group, &config.name)?;
             if let Some(found) = found {
                 found.check(dir, true, Some(group.cluster_id), Some(own.id))?;
-                return Ok((found, Saved::default()));
+                return Ok((found, Kept::default()));
             }
             let identity = Identity {
                 cluster_id: Some(group.cluster_id),
@@ -42,7 +41,7 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Saved), Start
                 name: config.name.clone(),
             };
             identity.save(dir)?;
-            Ok((identity, Saved::default()))
+            Ok((identity, Kept::default()))
         }
         StartAs::Listener { upstreams } => {
             let mut identity = found.unwrap_or_else(|| Identity {
@@ -54,7 +53,7 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Saved), Start
             identity.check(dir, false, None, None)?;
             identity.check_name(dir, &config.name)?;
             // S6: on disk before anybody on it is asked.
-            let saved = tree_loop::keep_upstreams(dir, upstreams)?;
+            let kept = tree_loop::keep_upstreams(dir, upstreams)?;
             match identity.cluster_id {
                 Some(cluster_id) => {
                     check_upstreams(config, cluster_id, identity.node_id, upstreams).await?
@@ -66,7 +65,7 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Saved), Start
                     identity.save(dir)?;
                 }
             }
-            Ok((identity, saved))
+            Ok((identity, kept))
         }
     }
 }

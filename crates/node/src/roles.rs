@@ -9,8 +9,8 @@ use crate::member::Member;
 use crate::message::{Call, Purpose};
 use crate::raft::{Consensus, VoterView};
 use crate::status::{NodeEvent, same_publication};
-use crate::tree_loop::{self, Input, TreeEnds};
-use eaves_tree::{Address, ClusterId, NodeId, Peer, Saved, TreeNode, Voter, VoterState};
+use crate::tree_loop::{self, Input, Kept, TreeEnds};
+use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -73,26 +73,20 @@ pub(crate) async fn start_voter(
 
 pub(crate) fn start_listener(
     core: &Arc<Core>,
-    upstreams: &[String],
-    saved: Saved,
+    kept: Kept,
     ends: TreeEnds,
 ) -> Result<(), StartError> {
     // Everything in a listener's log is committed (S5).
     core.committed
         .raise(core.flusher.log().last_id().max(core.applier.state().last));
-    let list: Vec<Address> = upstreams
-        .iter()
-        .map(|address| Address::from(address.as_str()))
-        .collect();
-    let is_new = !list.is_empty() && saved.upstreams != list;
     let started = Instant::now();
     let tree = TreeNode::listener(
         eaves_tree::Instant(0),
         tree_config(core),
-        saved,
+        kept.saved,
         core.config.seed,
     );
-    if is_new {
+    if let Some(list) = kept.new_list {
         core.tree.tell(Input::UpstreamList(list));
     }
     tokio::spawn(tree_loop::run(core.clone(), tree, ends, started));

@@ -113,6 +113,15 @@ pub struct TreeRow {
     pub capacity: u32,
 }
 
+impl TreeRow {
+    /// Where peers reach it, `host:port`.
+    pub fn peer_address(&self) -> &str {
+        self.peer_url
+            .strip_prefix("http://")
+            .unwrap_or(&self.peer_url)
+    }
+}
+
 /// Something that happened on this node, for people to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeEvent {

@@ -3,6 +3,7 @@
 //! Everything comes in as one closed `Input`; connections have tasks of their own (`links`) and report here. Positions that change with
 //! every entry do not wake the loop: it reads them when it has something to say.
 
+use crate::config::StartAs;
 use crate::core::Core;
 use crate::identity::write_durably;
 use crate::intake;
@@ -58,6 +59,16 @@ pub(crate) enum Input {
     Voter(VoterState),
     Voters(Vec<Peer>),
     UpstreamList(Vec<Address>),
+    /// A list from an administrator (S14); answered once it is on disk.
+    SetUpstreams {
+        upstreams: Vec<Address>,
+        answer: oneshot::Sender<()>,
+    },
+    /// An administrator kicks a listener off (S12); answered with whether it was registered.
+    Kick {
+        listener: NodeId,
+        answer: oneshot::Sender<bool>,
+    },
     Persisted {
         version: u64,
         saved: io::Result<()>,
@@ -156,27 +167,48 @@ impl TreeHandle {
     }
 }
 
-/// Puts a new list of upstream servers on disk, before it is used (S6). Returns what was saved by an earlier run.
-pub(crate) fn keep_upstreams(dir: &Path, upstreams: &[String]) -> io::Result<eaves_tree::Saved> {
-    let saved = load_saved(dir)?;
+/// What a listener knows when it starts.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// What an earlier run saved.
+    pub saved: eaves_tree::Saved,
+    /// The list of upstream servers it is started with, if that is not the one it has.
+    pub new_list: Option<Vec<Address>>,
+}
+
+/// Puts a new list of upstream servers on disk, before it is used (S6).
+///
+/// A listener that is started with the same list as last time keeps the one it has: an administrator may have given it another since
+/// (S14), and whatever starts the process does not know of that.
+pub(crate) fn keep_upstreams(dir: &Path, upstreams: &[String]) -> io::Result<Kept> {
+    let (saved, started_with) = load_saved(dir)?;
+    if upstreams.is_empty() || upstreams == started_with {
+        return Ok(Kept {
+            saved,
+            new_list: None,
+        });
+    }
     let list: Vec<Address> = upstreams
         .iter()
         .map(|address| Address::from(address.as_str()))
         .collect();
-    if !list.is_empty() && list != saved.upstreams {
-        let new = eaves_tree::Saved {
-            upstreams: list,
-            learned: saved.learned.clone(),
-        };
-        write_durably(
-            &dir.join(SAVED_FILE),
-            &SavedBytes::from(&new).encode_to_vec(),
-        )?;
-    }
-    Ok(saved)
+    let new = eaves_tree::Saved {
+        upstreams: list.clone(),
+        ..saved.clone()
+    };
+    write_durably(&dir.join(SAVED_FILE), &saved_bytes(&new, upstreams))?;
+    let new_list = (list != saved.upstreams).then_some(list);
+    Ok(Kept { saved, new_list })
 }
 
-fn load_saved(dir: &Path) -> io::Result<eaves_tree::Saved> {
+/// `started_with` is the list on the command line, or wherever the listener's configuration comes from.
+fn saved_bytes(saved: &eaves_tree::Saved, started_with: &[String]) -> Vec<u8> {
+    let mut bytes = SavedBytes::from(saved);
+    bytes.started_with = started_with.to_vec();
+    bytes.encode_to_vec()
+}
+
+fn load_saved(dir: &Path) -> io::Result<(eaves_tree::Saved, Vec<String>)> {
     let file = dir.join(SAVED_FILE);
     let damaged = |what: String| {
         io::Error::other(format!(
@@ -185,11 +217,16 @@ fn load_saved(dir: &Path) -> io::Result<eaves_tree::Saved> {
         ))
     };
     match std::fs::read(&file) {
-        Ok(bytes) => SavedBytes::decode(&bytes[..])
-            .map_err(|error| damaged(error.to_string()))?
-            .try_into()
-            .map_err(|error: crate::tree_wire::TreeWireError| damaged(error.to_string())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(eaves_tree::Saved::default()),
+        Ok(bytes) => {
+            let mut bytes =
+                SavedBytes::decode(&bytes[..]).map_err(|error| damaged(error.to_string()))?;
+            let started_with = std::mem::take(&mut bytes.started_with);
+            let saved = bytes
+                .try_into()
+                .map_err(|error: crate::tree_wire::TreeWireError| damaged(error.to_string()))?;
+            Ok((saved, started_with))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Default::default()),
         Err(error) => Err(error),
     }
 }
@@ -211,6 +248,9 @@ pub(crate) async fn run(
         links: HashMap::new(),
         saver,
         started,
+        handed: 0,
+        kept: 0,
+        waiting: Vec::new(),
     };
     let mut inputs = ends.inputs;
     let mut freshness = tokio::time::interval(FRESHNESS_INTERVAL);
@@ -246,6 +286,11 @@ struct Run {
     links: HashMap<LinkId, LinkSender>,
     saver: mpsc::UnboundedSender<(u64, eaves_tree::Saved)>,
     started: tokio::time::Instant,
+    /// The version handed to the saver last, and the last one on disk.
+    handed: u64,
+    kept: u64,
+    /// Administrators who wait for a version to be on disk.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
 }
 
 impl Run {
@@ -280,10 +325,21 @@ impl Run {
             Input::Voter(state) => self.tree.handle_voter_state(now, state),
             Input::Voters(voters) => self.tree.handle_voters(now, voters),
             Input::UpstreamList(upstreams) => self.tree.handle_upstream_list(now, upstreams),
+            Input::SetUpstreams { upstreams, answer } => {
+                if self.tree.role() == eaves_tree::Role::Listener {
+                    self.tree.handle_upstream_list(now, upstreams);
+                    self.answer_when_kept(answer);
+                }
+            }
+            Input::Kick { listener, answer } => drop(answer.send(self.tree.kick(now, listener))),
             Input::Persisted {
                 version,
                 saved: Ok(()),
-            } => self.tree.handle_persisted(now, version),
+            } => {
+                self.tree.handle_persisted(now, version);
+                self.kept = self.kept.max(version);
+                self.answer_kept();
+            }
             Input::Persisted {
                 saved: Err(error), ..
             } => self.core.fail("write the upstream list", error),
@@ -389,10 +445,27 @@ impl Run {
                 }
             }
             Output::Persist { version, saved } => {
+                self.handed = version;
                 // The saver lives as long as this loop.
                 let _ = self.saver.send((version, saved));
             }
             Output::Event(event) => self.event(event),
+        }
+    }
+
+    /// Answers once all that the protocol wants kept is on disk.
+    fn answer_when_kept(&mut self, answer: oneshot::Sender<()>) {
+        // What is to be kept must have been handed over before it can be waited for.
+        self.perform();
+        self.waiting.push((self.handed, answer));
+        self.answer_kept();
+    }
+
+    fn answer_kept(&mut self) {
+        let kept = self.kept;
+        for (_, answer) in self.waiting.extract_if(.., |(version, _)| *version <= kept) {
+            // Who no longer waits needs no answer.
+            let _ = answer.send(());
         }
     }
 
@@ -470,7 +543,11 @@ async fn save(core: Arc<Core>, mut versions: mpsc::UnboundedReceiver<(u64, eaves
             (version, saved) = newer;
         }
         let file = core.config.data_dir.join(SAVED_FILE);
-        let bytes = SavedBytes::from(&saved).encode_to_vec();
+        let started_with = match &core.config.start_as {
+            StartAs::Listener { upstreams } => &upstreams[..],
+            StartAs::Voter { .. } => &[],
+        };
+        let bytes = saved_bytes(&saved, started_with);
         let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
         let saved = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         core.tree.tell(Input::Persisted { version, saved });

@@ -99,6 +99,9 @@ pub(crate) struct SavedBytes {
     upstreams: Vec<String>,
     #[prost(message, repeated, tag = "2")]
     learned: Vec<PeerBytes>,
+    /// The list the listener was started with when this was written; not part of [`Saved`].
+    #[prost(string, repeated, tag = "15")]
+    pub started_with: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -326,6 +329,7 @@ impl From<&Saved> for SavedBytes {
         SavedBytes {
             upstreams,
             learned: saved.learned.iter().map(peer_bytes).collect(),
+            started_with: Vec::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::message::{
     Response, SnapshotEnd, SnapshotHead, Welcome,
 };
 use crate::net::{Connection, Listener};
+use crate::orders;
 use crate::snapshot;
 use crate::wire::{Kind, MAX_PACKET_BYTES, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
@@ -241,6 +242,7 @@ async fn answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> (Reply,
             None => Reply::Reject(Reject::new(Reason::Stopped, "the node is stopping")),
         },
         Call::Describe(call) => Reply::Rows(describe::answer(core, call).await),
+        Call::Order(call) => orders::answer(core, call).await,
         raft => raft_answer(core, from, raft, tail)
             .await
             .unwrap_or_else(|error| Reply::Reject(Reject::new(Reason::Stopped, error.to_string()))),

@@ -450,6 +450,7 @@ fn saved_lists_with_wrong_values_are_rejected() {
     let upstreams = |text: &str, count| SavedBytes {
         upstreams: vec![text.into(); count],
         learned: vec![],
+        started_with: vec![],
     };
     reject(upstreams("", 1), "reject bytes without a known address");
     reject(
@@ -461,6 +462,7 @@ fn saved_lists_with_wrong_values_are_rejected() {
         SavedBytes {
             upstreams: vec![],
             learned,
+            started_with: vec![],
         },
         "reject 17 learned peers, the limit is 16",
     );

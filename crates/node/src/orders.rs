@@ -1,0 +1,177 @@
+//! An administrator's order to one node, given at any other (B15, B16): the one way all of them travel.
+//!
+//! Whoever is asked finds the node that the order is for in the tree and asks it over a control connection, which ends with the answer;
+//! nobody stands between them, so there is nothing to route and no loop to fear. The order names its node, since an address may belong
+//! to another one by now. A new order is a variant of [`Order`], an arm of [`carry_out`] and, if it tells more than that it is done, a
+//! variant of [`OrderReply`].
+//!
+//! Orders are idempotent: one whose answer was lost may be given again, and the errors say so.
+
+use crate::core::Core;
+use crate::error::SteerError;
+use crate::message::{Call, Empty, Reason, Reject, Reply};
+use crate::peer::client::CallError;
+use crate::tree_loop::{Input, PeerAt};
+use eaves_tree::{Address, NodeId};
+use prost::{Message, Oneof};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long one node may take to carry out an order, or to say that it has begun.
+pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An [`Order`] on its way.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OrderCall {
+    /// The id of the node that must carry it out.
+    #[prost(uint64, tag = "1")]
+    pub to: u64,
+    #[prost(oneof = "Order", tags = "2, 3")]
+    pub order: Option<Order>,
+}
+
+/// What one node is ordered to do or to tell.
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum Order {
+    /// Kick a listener that is registered with this node (S12).
+    #[prost(message, tag = "2")]
+    Kick(KickOrder),
+    /// Take this list of upstream servers instead of the present one (S14).
+    #[prost(message, tag = "3")]
+    SetUpstreams(UpstreamsOrder),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct KickOrder {
+    #[prost(uint64, tag = "1")]
+    pub listener: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct UpstreamsOrder {
+    /// `host:port` each.
+    #[prost(string, repeated, tag = "1")]
+    pub upstreams: Vec<String>,
+}
+
+/// The answer of the node that carried the order out.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OrderDone {
+    #[prost(oneof = "OrderReply", tags = "1, 2")]
+    pub reply: Option<OrderReply>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum OrderReply {
+    #[prost(message, tag = "1")]
+    Done(Empty),
+    /// Nothing was to be done: it is so already, or no longer so.
+    #[prost(message, tag = "2")]
+    Nothing(Empty),
+}
+
+/// Has `to` carry out `order`; `to` may be this node.
+pub(crate) async fn give(
+    core: &Arc<Core>,
+    to: &PeerAt,
+    order: Order,
+) -> Result<OrderReply, SteerError> {
+    if to.id == core.node_id {
+        return carry_out(core, order).await;
+    }
+    let call = Call::Order(OrderCall {
+        to: to.id,
+        order: Some(order),
+    });
+    match core.peers.ask_once(&to.address, call, ORDER_TIMEOUT).await {
+        Ok(Reply::Ordered(OrderDone { reply: Some(reply) })) => Ok(reply),
+        Ok(_) => Err(SteerError::Unreachable(format!(
+            "peer {} answered another question: is it of the same version?",
+            to.address
+        ))),
+        Err(error) => Err(steer_error(error)),
+    }
+}
+
+/// Answers an order that came from a peer.
+pub(crate) async fn answer(core: &Arc<Core>, call: OrderCall) -> Reply {
+    if call.to != core.node_id {
+        let text = format!(
+            "this address belongs to node {}, not to {} any more: look at `eaves tree` and try again",
+            core.node_id, call.to
+        );
+        return Reply::Reject(Reject::new(Reason::Invalid, text));
+    }
+    let Some(order) = call.order else {
+        let text = "the order is of a later version: upgrade this node";
+        return Reply::Reject(Reject::new(Reason::Invalid, text));
+    };
+    match carry_out(core, order).await {
+        Ok(reply) => Reply::Ordered(OrderDone { reply: Some(reply) }),
+        Err(error) => Reply::Reject(error.into()),
+    }
+}
+
+/// Carries an order out on this node.
+async fn carry_out(core: &Arc<Core>, order: Order) -> Result<OrderReply, SteerError> {
+    match order {
+        Order::Kick(order) => {
+            let (answer, kicked) = oneshot::channel();
+            core.tree.tell(Input::Kick {
+                listener: NodeId(order.listener),
+                answer,
+            });
+            match kicked.await.map_err(|_| stopping())? {
+                true => Ok(OrderReply::Done(Empty {})),
+                false => Ok(OrderReply::Nothing(Empty {})),
+            }
+        }
+        Order::SetUpstreams(order) => {
+            listener_only(core, "it has no list of upstream servers")?;
+            let upstreams = order
+                .upstreams
+                .iter()
+                .map(|text| Address::from(text.as_str()));
+            let (answer, kept) = oneshot::channel();
+            core.tree.tell(Input::SetUpstreams {
+                upstreams: upstreams.collect(),
+                answer,
+            });
+            kept.await.map_err(|_| stopping())?;
+            Ok(OrderReply::Done(Empty {}))
+        }
+    }
+}
+
+/// Refuses an order that only a listener can carry out.
+fn listener_only(core: &Core, why: &str) -> Result<(), SteerError> {
+    match core.consensus() {
+        None => Ok(()),
+        Some(_) => Err(SteerError::Refused(format!(
+            "{} is a voter: {why}; `eaves tree` shows the listeners",
+            core.config.name
+        ))),
+    }
+}
+
+fn stopping() -> SteerError {
+    SteerError::Unreachable("the node is stopping".into())
+}
+
+fn steer_error(error: CallError) -> SteerError {
+    match error.reason() {
+        Some(Reason::Invalid) => SteerError::Refused(error.to_string()),
+        _ => SteerError::Unreachable(error.to_string()),
+    }
+}
+
+impl From<SteerError> for Reject {
+    fn from(error: SteerError) -> Reject {
+        let reason = match error {
+            SteerError::Unknown(_) | SteerError::Refused(_) => Reason::Invalid,
+            SteerError::Unreachable(_) => Reason::Stopped,
+        };
+        Reject::new(reason, error.to_string())
+    }
+}

@@ -83,13 +83,28 @@ fn node_metrics(replica: &Replica, page: &mut Page) {
     );
     page.counter(
         "linearizable_reads_total",
-        "Linearizable reads ordered.",
+        "Linearizable reads of this node's clients.",
         counters.reads,
     );
     page.counter(
-        "read_index_questions_total",
-        "Questions asked to order linearizable reads; waiting reads share one.",
-        counters.read_index_questions,
+        "bounded_reads_total",
+        "Reads of this node's clients with a bound on staleness.",
+        counters.bounded_reads,
+    );
+    page.counter(
+        "read_index_sent_total",
+        "Questions for a read index sent one hop up; all reads that wait share one.",
+        counters.read_index_sent,
+    );
+    page.counter(
+        "read_index_received_total",
+        "Questions for a read index that came from below, or at the leader from other voters.",
+        counters.read_index_received,
+    );
+    page.counter(
+        "read_index_rounds_total",
+        "Rounds among the voters by which this leader confirmed itself; each answers all questions that wait.",
+        counters.read_index_rounds,
     );
     page.counter(
         "feed_bytes_total",

@@ -217,15 +217,23 @@ impl Core {
     }
 
     /// Asks for a read index, here or up the tree: one past the index a linearizable read must have seen.
-    pub async fn read_index(&self, leader_only: bool, deadline: Instant) -> Result<u64, ReadError> {
-        self.count(|counters| counters.read_index_questions += 1);
-        match self.up(leader_only) {
-            Up::Here(consensus) => consensus.read_index().await,
+    /// [`Reads`] merges those who need one.
+    pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadError> {
+        match self.up(false) {
+            Up::Here(consensus) => {
+                self.count(|counters| counters.read_index_rounds += 1);
+                tokio::time::timeout_at(deadline, consensus.read_index())
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(ReadError::NoLeader("no quorum answers the leader".into()))
+                    })
+            }
             Up::Nowhere(why) => Err(ReadError::NoLeader(why)),
             Up::At {
                 address,
                 leader_only,
             } => {
+                self.count(|counters| counters.read_index_sent += 1);
                 let call = Call::ReadIndex(ForwardCall { leader_only });
                 let left = deadline.saturating_duration_since(Instant::now());
                 match self

@@ -16,7 +16,7 @@ use crate::member::Member;
 use crate::opening;
 use crate::peer::client::{Me, Peers};
 use crate::peer::server;
-use crate::reads::Reads;
+use crate::reads::{self, Reads};
 use crate::roles;
 use crate::snapshot;
 use crate::state_machine::StateMachine;
@@ -30,9 +30,6 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
-
-/// Pause before a linearizable read that met no leader asks again.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Events kept for a reader that is behind; it loses the oldest.
 const EVENTS_KEPT: usize = 1024;
@@ -150,16 +147,20 @@ impl Node {
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
         self.core.count(|counters| counters.reads += 1);
         let deadline = Instant::now() + REQUEST_TIMEOUT;
-        let end = loop {
-            match self.core.reads.ask(&self.core, false, deadline).await {
-                Ok(end) => break end,
-                Err(ReadError::NoLeader(_)) if Instant::now() + RETRY_PAUSE < deadline => {
-                    tokio::time::sleep(RETRY_PAUSE).await
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        self.core.applied(end, deadline).await
+        reads::catch_up(&self.core, deadline).await.map(|_| ())
+    }
+
+    /// Returns when every write acknowledged more than `max_staleness` before the call began is applied on this node (B14), at once
+    /// if that is known. Returns how old the state is at most: it has all that was acknowledged longer ago.
+    ///
+    /// The age is measured on this node's monotonic clock alone; nobody else's counts.
+    pub async fn read_barrier_within(
+        &self,
+        max_staleness: Duration,
+    ) -> Result<Duration, ReadError> {
+        self.core.count(|counters| counters.bounded_reads += 1);
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        reads::catch_up_within(&self.core, max_staleness, deadline).await
     }
 
     /// The latest status; `changed()` on the receiver waits for the next.

@@ -149,10 +149,16 @@ pub struct Counters {
     pub writes: u64,
     /// Writes passed on towards the leader.
     pub writes_forwarded: u64,
-    /// Linearizable reads ordered.
+    /// Linearizable reads of this node's own clients.
     pub reads: u64,
-    /// Read-index questions asked for them (B13): fewer, since waiting reads share one.
-    pub read_index_questions: u64,
+    /// Reads of its clients that allow a bounded staleness (B14).
+    pub bounded_reads: u64,
+    /// Questions for a read index that it sent one hop up (B13): few, since all that wait share one.
+    pub read_index_sent: u64,
+    /// Such questions that came from below, or at the leader from other voters.
+    pub read_index_received: u64,
+    /// Rounds among the voters by which this node, as leader, confirmed that it leads: each answers all questions that wait.
+    pub read_index_rounds: u64,
     /// Bytes of entries pushed to listeners (B18: stays 0 on a leader).
     pub feed_bytes: u64,
     /// Entries pushed to listeners.

@@ -233,10 +233,13 @@ async fn answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> (Reply,
             Ok((end, answer)) => return (Reply::Written(IndexReply { end }), answer),
             Err(error) => Reply::Reject(error.into()),
         },
-        Call::ReadIndex(call) => match core.reads.ask(core, call.leader_only, deadline).await {
-            Ok(end) => Reply::ReadIndex(IndexReply { end }),
-            Err(error) => Reply::Reject(error.into()),
-        },
+        Call::ReadIndex(call) => {
+            core.count(|counters| counters.read_index_received += 1);
+            match core.reads.ask(core, call.leader_only, deadline).await {
+                Ok(index) => Reply::ReadIndex(IndexReply { end: index.end }),
+                Err(error) => Reply::Reject(error.into()),
+            }
+        }
         Call::Ask(_) => match core.tree.ask(from).await {
             Some(answer) => Reply::Answer((&answer).into()),
             None => Reply::Reject(Reject::new(Reason::Stopped, "the node is stopping")),

@@ -147,6 +147,14 @@ pub async fn write(node: &Node, from: usize, to: usize) {
     }
 }
 
+/// Waits until a listener has an upstream whose chain ends at a voter.
+pub async fn attached(listener: &Running) {
+    eventually("the listener is attached", async || {
+        listener.node.status().borrow().depth.is_some()
+    })
+    .await;
+}
+
 /// Waits until `done` holds; fails naming `what` after half a minute.
 pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {

@@ -1,142 +1,166 @@
-//! The whole tree, from any node (B15): each node describes itself and asks its downstreams, in parallel and within a time.
-//!
-//! The leader is asked about itself only, and knows no listener; the answers of the other voters carry the rest.
+//! The whole tree, from any node (B15): answers what a survey asks, and conducts one over the network.
 
 use crate::core::Core;
-use crate::message::{Call, DescribeCall, Reply, RowBytes, Rows};
-use crate::status::{Role, TreeRow};
-use futures_util::future::join_all;
-use std::collections::BTreeMap;
+use crate::message::{Call, DescribeCall, PeerAtBytes, Reply, RowBytes, Rows};
+use crate::status::TreePicture;
+use crate::survey::{ASKED_AT_ONCE, Survey};
+use crate::tree_loop::{Inspection, PeerAt};
+use futures_util::StreamExt;
+use futures_util::stream::{self, FuturesUnordered};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// What a node keeps for itself of the time it is given, so that its answer arrives before the asker gives up.
-const KEPT_MS: u32 = 50;
+/// How long one node is given for its own row and those of its downstreams: three round trips to it and three to them, far apart.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Gathers the rows of all nodes that can be reached within `timeout`: voters first, then listeners by depth.
-pub(crate) async fn gather(core: &Arc<Core>, timeout: Duration) -> Vec<TreeRow> {
-    let timeout_ms = timeout.as_millis().min(u128::from(u32::MAX)) as u32;
-    let membership = core.membership();
-    let voters: Vec<_> = membership
-        .voters()
-        .filter(|voter| voter.id != core.node_id)
-        .map(|voter| voter.peer_address.clone())
-        .collect();
-    let asked = join_all(voters.iter().map(|address| ask(core, address, timeout_ms)));
-    let own = answer(
-        core,
-        DescribeCall {
-            timeout_ms,
-            below: true,
-        },
-    );
-    let (asked, own) = futures_util::future::join(asked, own).await;
-    let mut rows: BTreeMap<u64, TreeRow> = BTreeMap::new();
-    for row in asked
-        .into_iter()
-        .flatten()
-        .chain(own.rows)
-        .filter_map(row_from_bytes)
-    {
-        // A listener that moved meanwhile may be described twice; its latest word counts.
-        match rows.get(&row.id) {
-            Some(known) if known.applied > row.applied => {}
-            _ => drop(rows.insert(row.id, row)),
+/// The longest that a peer may make this node wait for others.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Surveys the tree for at most `timeout`.
+pub(crate) async fn survey(core: &Arc<Core>, timeout: Duration) -> TreePicture {
+    let deadline = Instant::now() + timeout;
+    let mut survey = Survey::new(first(core));
+    let mut asking = FuturesUnordered::new();
+    while !survey.is_done() {
+        while let Some(peer) = survey.next() {
+            asking.push(question(core, peer, deadline));
+        }
+        match tokio::time::timeout_at(deadline, asking.next()).await {
+            Ok(Some((from, Ok(rows)))) => survey.answered(from, rows),
+            Ok(Some((from, Err(error)))) => survey.failed(from, &error),
+            // Nothing is being asked, or the time is over.
+            Ok(None) | Err(_) => break,
         }
     }
-    let furthest = rows.values().map(|row| row.committed).max().unwrap_or(0);
-    let mut rows: Vec<TreeRow> = rows
-        .into_values()
-        .map(|row| TreeRow {
-            lag_entries: furthest.saturating_sub(row.applied),
-            ..row
-        })
-        .collect();
-    rows.sort_by(|a, b| {
-        (a.depth.unwrap_or(u32::MAX), &a.name, a.id).cmp(&(
-            b.depth.unwrap_or(u32::MAX),
-            &b.name,
-            b.id,
-        ))
-    });
-    rows
+    survey.finish()
 }
 
-/// This node's row, and those below it if asked for.
-pub(crate) async fn answer(core: &Arc<Core>, call: DescribeCall) -> Rows {
-    let mut rows = vec![own_row(core).await];
-    if call.below && call.timeout_ms > KEPT_MS {
-        let below = core
-            .tree
-            .inspect()
-            .await
-            .map(|view| view.downstreams)
-            .unwrap_or_default();
-        let asked = join_all(
-            below
-                .iter()
-                .map(|downstream| ask(core, &downstream.address, call.timeout_ms - KEPT_MS)),
-        )
-        .await;
-        rows.extend(asked.into_iter().flatten());
+/// With whom a survey begins: the voters; and this node, which may hang below none of them.
+fn first(core: &Core) -> Vec<(PeerAtBytes, String)> {
+    let me = PeerAtBytes {
+        id: core.node_id,
+        address: core.address.clone(),
+    };
+    let mut first = vec![(me, core.config.name.clone())];
+    for voter in core.membership().voters() {
+        let address = voter.peer_address.clone();
+        let peer = PeerAtBytes {
+            id: voter.id,
+            address,
+        };
+        first.push((peer, voter.name.clone()));
     }
-    Rows { rows }
+    first
 }
 
-async fn ask(core: &Arc<Core>, address: &str, timeout_ms: u32) -> Vec<RowBytes> {
-    let call = Call::Describe(DescribeCall {
-        timeout_ms,
+/// Asks one node for itself and its downstreams; this node asks itself.
+async fn question(
+    core: &Arc<Core>,
+    peer: PeerAtBytes,
+    deadline: Instant,
+) -> (u64, Result<Rows, String>) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = ANSWER_TIMEOUT.min(left);
+    let call = DescribeCall {
+        timeout_ms: timeout.as_millis() as u32,
         below: true,
-    });
-    let timeout = Duration::from_millis(u64::from(timeout_ms));
-    match core.peers.ask_once(address, call, timeout).await {
-        Ok(Reply::Rows(rows)) => rows.rows,
-        Ok(_) => Vec::new(),
-        Err(error) => {
-            tracing::debug!("describe {address}: {error}");
-            Vec::new()
-        }
+    };
+    let answered = match peer.id == core.node_id {
+        true => Ok(answer(core, call).await),
+        false => ask(core, &peer.address, call).await,
+    };
+    (peer.id, answered)
+}
+
+async fn ask(core: &Arc<Core>, address: &str, call: DescribeCall) -> Result<Rows, String> {
+    let timeout = Duration::from_millis(u64::from(call.timeout_ms));
+    let asked = core.peers.ask_once(address, Call::Describe(call), timeout);
+    match asked.await {
+        Ok(Reply::Rows(rows)) => Ok(rows),
+        Ok(_) => Err(format!("{address} answered another question")),
+        Err(error) => Err(error.to_string()),
     }
 }
 
-async fn own_row(core: &Arc<Core>) -> RowBytes {
+/// Answers a survey: this node's row, and if asked for its downstreams', as they tell it within the time.
+pub(crate) async fn answer(core: &Arc<Core>, call: DescribeCall) -> Rows {
+    let Some(inspection) = core.tree.inspect().await else {
+        // Stopping: there is nothing to be told any more.
+        return Rows::default();
+    };
+    let mut answer = Rows {
+        rows: vec![own_row(core, &inspection)],
+        ..Rows::default()
+    };
+    if call.below {
+        // Half of it, so that the answer arrives before the asker gives up.
+        let given = Duration::from_millis(u64::from(call.timeout_ms)).min(MAX_TIMEOUT);
+        let deadline = Instant::now() + given / 2;
+        let questions: Vec<_> = inspection
+            .downstreams
+            .into_iter()
+            .map(|below| ask_below(core, below, deadline))
+            .collect();
+        let mut asked = stream::iter(questions).buffer_unordered(ASKED_AT_ONCE);
+        while let Some(told) = asked.next().await {
+            match told {
+                Ok(row) => answer.rows.push(row),
+                Err(silent) => answer.silent.push(silent),
+            }
+        }
+        answer.former = inspection.former;
+        answer.above = inspection.upstream.as_ref().map(peer_bytes);
+    }
+    answer
+}
+
+/// Asks a downstream for its own row.
+async fn ask_below(
+    core: &Arc<Core>,
+    below: PeerAt,
+    deadline: Instant,
+) -> Result<RowBytes, PeerAtBytes> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let call = DescribeCall {
+        timeout_ms: left.as_millis() as u32,
+        below: false,
+    };
+    let told = ask(core, &below.address, call).await.ok();
+    told.and_then(|told| told.rows.into_iter().next())
+        .filter(|row| row.id == below.id)
+        .ok_or_else(|| peer_bytes(&below))
+}
+
+fn own_row(core: &Core, inspection: &Inspection) -> RowBytes {
     let status = core.status.borrow().clone();
     let positions = core.positions();
-    let registered = core
-        .tree
-        .inspect()
-        .await
-        .map_or(0, |view| view.downstreams.len() as u32);
     RowBytes {
         id: core.node_id,
         name: core.config.name.clone(),
         role: status.role.to_number(),
         client_url: core.config.client_urls.first().cloned().unwrap_or_default(),
         peer_url: format!("http://{}", core.address),
-        upstream: status.upstream,
-        depth: status.depth,
+        upstream: inspection.upstream.as_ref().map(|upstream| upstream.id),
+        depth: inspection.depth,
         zone: core.config.zone.clone(),
         committed: positions.committed,
         applied: positions.applied,
-        registered,
+        registered: inspection.downstreams.len() as u32,
         capacity: core.config.capacity,
+        age_ms: inspection.age.map(milliseconds),
+        stale: inspection.stale,
+        fed_for_ms: inspection.fed_for.map(milliseconds),
     }
 }
 
-fn row_from_bytes(row: RowBytes) -> Option<TreeRow> {
-    Some(TreeRow {
-        id: row.id,
-        name: row.name,
-        role: Role::from_number(row.role)?,
-        client_url: row.client_url,
-        peer_url: row.peer_url,
-        upstream: row.upstream,
-        depth: row.depth,
-        zone: row.zone,
-        committed: row.committed,
-        applied: row.applied,
-        lag_entries: 0,
-        registered: row.registered,
-        capacity: row.capacity,
-    })
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn peer_bytes(peer: &PeerAt) -> PeerAtBytes {
+    PeerAtBytes {
+        id: peer.id,
+        address: peer.address.clone(),
+    }
 }

@@ -232,15 +232,48 @@ pub(crate) struct DescribeCall {
     /// How long the asker waits, in milliseconds; whoever passes the question on keeps a part of it.
     #[prost(uint32, tag = "1")]
     pub timeout_ms: u32,
-    /// Whether to describe everything below too.
+    /// Whether to describe the downstreams too, and who else to ask.
     #[prost(bool, tag = "2")]
     pub below: bool,
 }
 
+/// What a node says about itself and its neighbours.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Rows {
+    /// Its own row, then those of its downstreams as they describe themselves.
     #[prost(message, repeated, tag = "1")]
     pub rows: Vec<RowBytes>,
+    /// Downstreams that did not answer.
+    #[prost(message, repeated, tag = "2")]
+    pub silent: Vec<PeerAtBytes>,
+    /// Listeners that were registered until lately, and did not say that they have a better place.
+    #[prost(message, repeated, tag = "3")]
+    pub former: Vec<FormerBytes>,
+    /// Its upstream.
+    #[prost(message, optional, tag = "4")]
+    pub above: Option<PeerAtBytes>,
+}
+
+/// A node and where to find it.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub(crate) struct PeerAtBytes {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub address: String,
+}
+
+/// A listener that is registered no more.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct FormerBytes {
+    #[prost(message, required, tag = "1")]
+    pub peer: PeerAtBytes,
+    /// How long ago it went, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub ago_ms: u64,
+    /// Why, in words.
+    #[prost(string, tag = "3")]
+    pub why: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -269,6 +302,14 @@ pub(crate) struct RowBytes {
     pub registered: u32,
     #[prost(uint32, tag = "12")]
     pub capacity: u32,
+    /// How old the last word from a leader is; absent when there never was one.
+    #[prost(uint64, optional, tag = "13")]
+    pub age_ms: Option<u64>,
+    #[prost(bool, tag = "14")]
+    pub stale: bool,
+    /// Since how long it has its upstream.
+    #[prost(uint64, optional, tag = "15")]
+    pub fed_for_ms: Option<u64>,
 }
 
 /// A listener says from where it wants to be fed, once accepted.

@@ -20,7 +20,7 @@ use crate::reads::{self, Reads};
 use crate::roles;
 use crate::snapshot;
 use crate::state_machine::StateMachine;
-use crate::status::{Counters, NodeEvent, Positions, Role, Status, TreeRow};
+use crate::status::{Counters, NodeEvent, Positions, Role, Status, TreePicture, TreeRow};
 use crate::steer::Steering;
 use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
@@ -178,9 +178,14 @@ impl Node {
         self.core.membership().voters().cloned().collect()
     }
 
-    /// The whole tree, gathered within `timeout`; nodes that did not answer are left out. The same from any node.
+    /// The whole tree, surveyed within `timeout`, and what is missing in it. The same from any node.
+    pub async fn survey(&self, timeout: Duration) -> TreePicture {
+        describe::survey(&self.core, timeout).await
+    }
+
+    /// The rows of a [`Node::survey`].
     pub async fn tree(&self, timeout: Duration) -> Vec<TreeRow> {
-        describe::gather(&self.core, timeout).await
+        self.survey(timeout).await.rows
     }
 
     /// Steers any node of the tree from this one (B16).

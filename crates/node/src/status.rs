@@ -1,6 +1,7 @@
 //! What a node says about itself.
 
 use crate::member::Member;
+use std::time::Duration;
 
 /// What a node is right now. A value, not a type: it may change while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,35 @@ pub struct TreeRow {
     pub registered: u32,
     /// How many it accepts.
     pub capacity: u32,
+    /// How old its last word from a leader is, every hop added (B8): how old what it shows may be when it lags no entries. `None` when
+    /// there never was one.
+    pub age: Option<Duration>,
+    /// Whether it has heard no leader for too long (B8): others use it only when nothing fresher exists.
+    pub stale: bool,
+    /// Since how long it has its upstream; `None` when it has none.
+    pub fed_for: Option<Duration>,
+}
+
+/// The whole tree as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TreePicture {
+    /// All nodes that described themselves: voters first, then listeners by depth, then those that hang nowhere.
+    pub rows: Vec<TreeRow>,
+    /// What is not in the picture, as far as anybody told.
+    pub missing: Vec<Missing>,
+}
+
+/// A node that is part of the tree and did not describe itself, or not what is below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Its id.
+    pub id: u64,
+    /// Its name, if known; else empty.
+    pub name: String,
+    /// Where its peers look for it.
+    pub peer_address: String,
+    /// What is missing and why, in words.
+    pub why: String,
 }
 
 impl TreeRow {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the tree is searched for the nodes that a command names.
-const FIND_TIMEOUT: Duration = Duration::from_secs(3);
+const FIND_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often a listener that moves while it is being kicked is looked for again.
 const KICK_ATTEMPTS: usize = 3;
@@ -92,7 +92,7 @@ impl<'a> Steering<'a> {
     }
 
     async fn rows(&self) -> Vec<TreeRow> {
-        describe::gather(self.core, FIND_TIMEOUT).await
+        describe::survey(self.core, FIND_TIMEOUT).await.rows
     }
 
     async fn give(&self, to: &TreeRow, order: Order) -> Result<OrderReply, SteerError> {

@@ -5,18 +5,19 @@
 
 use crate::config::StartAs;
 use crate::core::Core;
+use crate::describe::{milliseconds, peer_bytes};
 use crate::identity::write_durably;
 use crate::intake;
 use crate::links::{self, LinkCommand};
-use crate::message::{Call, Empty, Reply};
+use crate::message::{Call, Empty, FormerBytes, Reply};
 use crate::status::{NodeEvent, Role};
 use crate::tree_wire::SavedBytes;
 use eaves_tree::{
-    Address, Answer, Event, Instant, LinkId, LogPosition, LogVerdict, Message, NodeId, Output,
-    Peer, RefuseReason, Register, TreeNode, VoterState,
+    Address, Answer, Event, Instant, LeaveReason, Left, LinkId, LogPosition, LogVerdict, Message,
+    NodeId, Output, Peer, RefuseReason, Register, TreeNode, VoterState,
 };
 use prost::Message as _;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ const SAVED_FILE: &str = "upstreams";
 
 /// How often a voter's freshness is looked at (B8): half the time after which it counts as stale is twice this.
 const FRESHNESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many listeners that went are remembered, and for how long, so that those who hang nowhere are found (B15).
+const FORMER_MAX: usize = 64;
+const FORMER_KEPT_FOR: Duration = Duration::from_secs(600);
 
 /// What happens, as the loop hears of it.
 pub(crate) enum Input {
@@ -104,7 +109,22 @@ pub(crate) struct PeerAt {
 /// What the protocol's state says, for people and for `describe`.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspection {
+    pub upstream: Option<PeerAt>,
+    pub depth: Option<u32>,
     pub downstreams: Vec<PeerAt>,
+    pub former: Vec<FormerBytes>,
+    /// Since how long it has its upstream.
+    pub fed_for: Option<Duration>,
+    /// How old the last word from a leader is (B8).
+    pub age: Option<Duration>,
+    pub stale: bool,
+}
+
+/// A listener that is registered no more, kept for a while so that it can be looked for (B15).
+struct Former {
+    peer: PeerAt,
+    left: Instant,
+    why: String,
 }
 
 /// How the rest of the node reaches the loop.
@@ -251,6 +271,8 @@ pub(crate) async fn run(
         handed: 0,
         kept: 0,
         waiting: Vec::new(),
+        addresses: HashMap::new(),
+        former: VecDeque::new(),
     };
     let mut inputs = ends.inputs;
     let mut freshness = tokio::time::interval(FRESHNESS_INTERVAL);
@@ -291,6 +313,10 @@ struct Run {
     kept: u64,
     /// Administrators who wait for a version to be on disk.
     waiting: Vec<(u64, oneshot::Sender<()>)>,
+    /// Where the registered listeners are.
+    addresses: HashMap<NodeId, Address>,
+    /// Listeners that went, the latest last.
+    former: VecDeque<Former>,
 }
 
 impl Run {
@@ -477,6 +503,7 @@ impl Run {
     }
 
     fn event(&mut self, event: Event) {
+        self.note_former(&event);
         match event {
             Event::Moved { .. } => self.core.count(|counters| counters.moves += 1),
             Event::Left { .. } => self.core.count(|counters| counters.listeners_left += 1),
@@ -497,12 +524,61 @@ impl Run {
     }
 
     fn inspect(&self) -> Inspection {
+        let now = self.now();
+        let upstream = self.tree.upstream();
+        let former = self.former.iter().map(|former| FormerBytes {
+            peer: peer_bytes(&former.peer),
+            ago_ms: milliseconds(now.since(former.left)),
+            why: former.why.clone(),
+        });
         Inspection {
+            upstream: upstream.map(|upstream| peer_at(&upstream.peer)),
+            depth: self.tree.depth(),
             downstreams: self
                 .tree
                 .downstreams()
                 .map(|downstream| peer_at(&downstream.peer))
                 .collect(),
+            former: former.collect(),
+            fed_for: upstream.map(|upstream| now.since(upstream.since)),
+            age: Some(self.tree.age(now)).filter(|age| *age != Duration::MAX),
+            stale: self.tree.is_stale(now),
+        }
+    }
+
+    /// Remembers who was registered here, and where, after it has gone.
+    fn note_former(&mut self, event: &Event) {
+        let now = self.now();
+        match event {
+            Event::Joined { listener } => {
+                self.former.retain(|former| former.peer.id != listener.0);
+                let mut registered = self.tree.downstreams();
+                if let Some(joined) = registered.find(|below| below.peer.id == *listener) {
+                    self.addresses
+                        .insert(*listener, joined.peer.address.clone());
+                }
+            }
+            Event::Left { listener, why } => {
+                let address = self.addresses.remove(listener);
+                let has_place = matches!(why, Left::Said(LeaveReason::Moved) | Left::Replaced);
+                let Some(address) = address.filter(|_| !has_place) else {
+                    return;
+                };
+                let is_old = |former: &Former| now.since(former.left) > FORMER_KEPT_FOR;
+                self.former.retain(|former| !is_old(former));
+                if self.former.len() >= FORMER_MAX {
+                    self.former.pop_front();
+                }
+                self.former.push_back(Former {
+                    peer: PeerAt {
+                        id: listener.0,
+                        address: address.as_str().to_string(),
+                    },
+                    left: now,
+                    why: why.to_string(),
+                });
+            }
+            _ => {}
         }
     }
 }

@@ -28,6 +28,7 @@ def main(endpoint, addresses, voters, against_etcd=None):
         suite(checks.check, client)
     cluster(checks.check, client, addresses.split(","), voters.split(","))
     if against_etcd is None:
+        fresh_reads(checks.check, client)
         what_is_not_there_yet(checks.check, client)
     compactions(checks.check, client)
     return 1 if checks.failed else 0
@@ -290,6 +291,38 @@ def cluster(check, client, addresses, voters):
 
     check("status", status)
     check("members", members)
+
+
+def fresh_reads(check, client):
+    """What reads may demand of the state by metadata, which only Eaves knows."""
+    def demanding(name, value, read):
+        client.metadata = ((name, value),)
+        try:
+            return read()
+        finally:
+            client.metadata = None
+
+    def bounded():
+        client.put(key("f"), "1")
+        expect(demanding("eaves-max-staleness-ms", "0", lambda: client.get(key("f")))[0], b"1")
+        demanding("eaves-max-staleness-ms", "60000", lambda: client.get(key("f")))
+
+    def own_writes():
+        for number in range(20):
+            written = str(client.put(key("f"), str(number)).header.revision)
+            value, _ = demanding("eaves-min-revision", written, lambda: client.get(key("f"), serializable=True))
+            expect(value, str(number).encode())
+
+    check("a read of bounded staleness", bounded)
+    check("a serializable read that demands its own write", own_writes)
+    check("a read that demands a future revision", lambda: refused(
+        grpc.StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision",
+        lambda: demanding("eaves-min-revision", str(10**15), lambda: client.get(key("f"))),
+    ))
+    check("a staleness that is no number", lambda: refused(
+        grpc.StatusCode.INVALID_ARGUMENT, 'eaves: metadata eaves-max-staleness-ms is "soon": give a whole number, 0 or more',
+        lambda: demanding("eaves-max-staleness-ms", "soon", lambda: client.get(key("f"))),
+    ))
 
 
 def what_is_not_there_yet(check, client):

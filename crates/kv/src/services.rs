@@ -6,6 +6,7 @@
 mod auth;
 mod cluster;
 pub(crate) mod errors;
+pub(crate) mod freshness;
 pub(crate) mod kv;
 pub(crate) mod leader;
 mod maintenance;

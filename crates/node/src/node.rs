@@ -163,6 +163,18 @@ impl Node {
         reads::catch_up_within(&self.core, max_staleness, deadline).await
     }
 
+    /// Returns once `holds` does, which is looked at now and whenever something has been applied here.
+    pub async fn applied_until(&self, mut holds: impl FnMut() -> bool) -> Result<(), ReadError> {
+        let mut applied = self.core.applier.applied();
+        let mut stopping = self.core.stopping.subscribe();
+        tokio::select! {
+            biased;
+            // The applier lives as long as the node.
+            _ = applied.wait_for(|_| holds()) => Ok(()),
+            _ = stopping.wait_for(|stop| *stop) => Err(ReadError::Stopped("the node is stopping".into())),
+        }
+    }
+
     /// The latest status; `changed()` on the receiver waits for the next.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.core.status.subscribe()

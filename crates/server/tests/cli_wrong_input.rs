@@ -165,6 +165,11 @@ fn wrong_endpoints_are_usage_errors() {
         2,
         &["--command-timeout"],
     );
+    assert_one_line(
+        &["get", "k", "--serializable", "--max-staleness", "5"],
+        2,
+        &["--serializable", "--max-staleness"],
+    );
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! Put, DeleteRange, Txn, Compact   check -> command bytes -> Node::write -> answer bytes -> response
-//! Range, Txn that only reads       check -> read barrier (unless serializable) -> Store
+//! Range, Txn that only reads       check -> what the read demands (a read index, an age, a revision) -> Store
 //! ```
 //!
 //! `Node::write` returns once the command is applied on this very node, so a client that reads its own write here finds it.
 
 use super::{
-    errors::{read_failed, write_failed},
+    errors::write_failed,
+    freshness::{Demand, STALENESS},
     partial::NoStream,
     replica::Replica,
     validate,
@@ -18,6 +19,7 @@ use crate::{
     store::{KvCommand, KvError, Store, decode_answer},
 };
 use prost::Message;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// In a store of at most this many keys any range is read at once, in well under a millisecond.
@@ -56,11 +58,6 @@ impl KvService {
         request.range_end.is_empty() || self.0.store.key_count() <= QUICK_RANGE_KEYS
     }
 
-    /// Waits until this node has everything that was committed when the call began.
-    async fn barrier(&self) -> Result<(), KvError> {
-        self.0.node.read_barrier().await.map_err(read_failed)
-    }
-
     /// Waits until nothing below the compacted `revision` is left on this node's disk.
     async fn scrubbed(&self, revision: i64) -> Result<(), KvError> {
         let mut scrubbed = self.0.store.scrubbed_revision();
@@ -75,21 +72,32 @@ impl KvService {
     }
 }
 
+/// An answer that says how old the state was at most, if its read limited that. Rounded up: the truth is never later.
+fn telling<M>(staleness: Option<Duration>, message: M) -> Response<M> {
+    let mut response = Response::new(message);
+    if let Some(staleness) = staleness {
+        let milliseconds = staleness.as_nanos().div_ceil(1_000_000) as u64;
+        response
+            .metadata_mut()
+            .insert(STALENESS, milliseconds.into());
+    }
+    response
+}
+
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
+        let demand = Demand::of(&request)?;
         let request = request.into_inner();
         validate::range(&request)?;
-        if !request.serializable {
-            self.barrier().await?;
-        }
+        let staleness = demand.met(&self.0, request.serializable).await?;
         let quick = self.is_quick(&request);
         let mut response = self.read(quick, move |store| store.range(&request)).await?;
         self.complete(&mut response.header);
-        Ok(Response::new(response))
+        Ok(telling(staleness, response))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -112,20 +120,22 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let demand = Demand::of(&request)?;
         let request = request.into_inner();
         validate::txn(&request)?;
+        let mut staleness = None;
         let mut response = if validate::txn_only_reads(&request) {
-            if !validate::txn_is_serializable(&request) {
-                self.barrier().await?;
-            }
+            let serializable = validate::txn_is_serializable(&request);
+            staleness = demand.met(&self.0, serializable).await?;
             let quick = validate::ranges(&request).all(|range| self.is_quick(range));
             self.read(quick, move |store| store.txn_read_only(&request))
                 .await?
         } else {
+            // It sees everything before it, so whatever was demanded is there.
             self.write(KvCommand::Txn(request)).await?
         };
         self.complete(&mut response.header);
-        Ok(Response::new(response))
+        Ok(telling(staleness, response))
     }
 
     async fn compact(

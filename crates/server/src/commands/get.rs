@@ -10,6 +10,7 @@ use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use eaves_kv::proto::etcdserverpb::{RangeRequest, RangeResponse};
 use serde_json::{Map, Value};
+use tonic::Request;
 
 /// Reads a key or a range of keys.
 #[derive(Args, Debug)]
@@ -48,6 +49,15 @@ pub struct GetArgs {
     /// Read the state of the node asked, which may lag behind the group
     #[arg(long)]
     pub serializable: bool,
+
+    /// Take a state that lags behind the group, but by no more than so many milliseconds; without it the read sees every
+    /// write acknowledged before
+    #[arg(long, value_name = "MS")]
+    pub max_staleness: Option<u64>,
+
+    /// Wait until the node asked has this revision, the one a write was answered with for instance
+    #[arg(long, value_name = "REVISION")]
+    pub min_revision: Option<u64>,
 
     /// Print the answer as JSON, with etcdctl's fields
     #[arg(long)]
@@ -95,7 +105,7 @@ pub async fn run(args: GetArgs) -> Outcome {
     let call = async |channel| {
         KvClient::new(channel)
             .max_decoding_message_size(MAX_ANSWER_BYTES)
-            .range(request.clone())
+            .range(demanding(&args, request.clone()))
             .await
     };
     let answer = client
@@ -103,6 +113,19 @@ pub async fn run(args: GetArgs) -> Outcome {
         .await?
         .into_inner();
     print(&args, &answer)
+}
+
+/// Puts what the read demands of the node's state into the call's metadata.
+fn demanding(args: &GetArgs, message: RangeRequest) -> Request<RangeRequest> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    if let Some(milliseconds) = args.max_staleness {
+        metadata.insert("eaves-max-staleness-ms", milliseconds.into());
+    }
+    if let Some(revision) = args.min_revision {
+        metadata.insert("eaves-min-revision", revision.into());
+    }
+    request
 }
 
 fn request(args: &GetArgs) -> Outcome<RangeRequest> {
@@ -114,6 +137,11 @@ fn request(args: &GetArgs) -> Outcome<RangeRequest> {
     if args.print_value_only && (args.keys_only || args.count_only) {
         return Err(Failure::usage(
             "--print-value-only: nothing else leaves values out with it; drop --keys-only and --count-only",
+        ));
+    }
+    if args.serializable && args.max_staleness.is_some() {
+        return Err(Failure::usage(
+            "--serializable and --max-staleness exclude each other: the one takes a state of any age; give one of them",
         ));
     }
     let range = args.range.range()?;

@@ -119,12 +119,12 @@ fn node_metrics(replica: &Replica, page: &mut Page) {
     page.counter(
         "snapshots_served_total",
         "Snapshots sent to listeners.",
-        counters.snapshots_served,
+        counters.snapshots.served(),
     );
     page.counter(
         "snapshots_received_total",
         "Snapshots received.",
-        counters.snapshots_received,
+        counters.snapshots.received(),
     );
     page.counter(
         "upstream_moves_total",

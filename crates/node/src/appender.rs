@@ -25,10 +25,8 @@
 use crate::core::Core;
 use crate::links::{LinkCommand, WINDOW_BYTES, channel, obey, overdue, session};
 use crate::message::{
-    Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Reason, Reject,
-    Start,
+    Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Start,
 };
-use crate::snapshot;
 use crate::tree_loop::Input;
 use crate::tree_wire::RegisterBytes;
 use crate::wire::{Kind, PacketReader, garbage, write_packet};
@@ -38,7 +36,7 @@ use eaves_tree::{LinkId, LogEnd, LogPosition, LogVerdict, Register};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
 
 /// Bytes of entries in one packet: large enough that the packet costs nothing, small enough that heartbeats pass between.
@@ -346,29 +344,4 @@ impl Window {
     fn is_full(&self) -> bool {
         self.bytes >= WINDOW_BYTES
     }
-}
-
-/// Serves a snapshot to a listener that asked for one.
-pub(crate) async fn serve_snapshot(
-    core: Arc<Core>,
-    mut writer: Box<dyn AsyncWrite + Send + Unpin>,
-) -> io::Result<()> {
-    let _turn = core
-        .snapshot_turns
-        .acquire()
-        .await
-        .map_err(io::Error::other)?;
-    core.keeper.persist_applied().await?;
-    let applier = core.applier.clone();
-    let made = tokio::task::spawn_blocking(move || applier.snapshot())
-        .await
-        .map_err(io::Error::other)??;
-    let Some((at, source)) = made else {
-        let reject = Reject::new(Reason::NoLeader, "this node has no state to copy yet");
-        return write_packet(&mut writer, Kind::Reject, &reject, &[]).await;
-    };
-    tracing::info!("send a snapshot at {:?} to a listener", at.last);
-    core.count(|counters| counters.snapshots_served += 1);
-    snapshot::send(&mut writer, None, source).await?;
-    writer.shutdown().await
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub log: eaves_log::Options,
     /// How much log is kept for those who are behind, even when no longer needed here. Default 256 MiB. Less means more snapshots.
     pub log_retention_bytes: u64,
+    /// Bytes per second that this node sends of snapshots, to all receivers together (B9); 0 is no bound. Default 100 MiB.
+    pub snapshot_rate: u64,
     /// The network.
     pub network: Arc<dyn Network>,
     /// The disk.
@@ -155,6 +157,7 @@ impl Config {
             snapshot_entries: 10_000,
             log: eaves_log::Options::default(),
             log_retention_bytes: 256 << 20,
+            snapshot_rate: 100 << 20,
             network: Arc::new(TcpNetwork),
             disk: Arc::new(RealDisk),
             flushing: Flushing::Thread,

@@ -15,6 +15,7 @@ use crate::message::{Call, ForwardCall, Purpose, Reason, Reject, Reply};
 use crate::peer::client::{CallError, Peers};
 use crate::raft::{Consensus, VoterView};
 use crate::reads::Reads;
+use crate::snapshot::Snapshots;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 /// How long a write or a linearizable read may take before it is given up: etcd's 5 s plus two election timeouts.
@@ -72,8 +73,8 @@ pub(crate) struct Core {
     pub following: Following,
     /// Numbers the connections from downstreams.
     pub next_link: AtomicU64,
-    /// Bounds the snapshots served at once.
-    pub snapshot_turns: Semaphore,
+    /// Snapshots, sent and received.
+    pub snapshots: Snapshots,
     /// Keeps a listener's applying and its installing of a snapshot apart.
     pub apply_turn: tokio::sync::Mutex<()>,
 }
@@ -274,10 +275,16 @@ impl Core {
         match tokio::time::timeout_at(deadline, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Stopped("the node is stopping".into())),
-            Err(_) => Err(ReadError::Timeout(format!(
-                "index {} to be applied here",
-                end - 1
-            ))),
+            Err(_) => {
+                let receiving = match self.snapshots.progress() {
+                    Some(_) => ", where a snapshot is being received",
+                    None => "",
+                };
+                Err(ReadError::Timeout(format!(
+                    "index {} to be applied here{receiving}",
+                    end - 1
+                )))
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use crate::core::Core;
 use crate::links::{LinkCommand, WINDOW_BYTES, obey, overdue, session};
 use crate::message::{FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
 use crate::peer::client::Greeted;
-use crate::position::{Applied, LogIdBytes};
-use crate::snapshot;
+use crate::position::LogIdBytes;
+use crate::snapshot::{self, Incoming};
 use crate::state_machine::SnapshotSink;
 use crate::status::NodeEvent;
 use crate::tree_loop::{Input, LinkSender};
@@ -318,11 +318,12 @@ fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
 
 /// Replaces state and log by a snapshot from the upstream (B9).
 async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::Result<()> {
-    let applier = core.applier.clone();
-    let (sink, at) = snapshot::fetch(&core.peers, &address, move || applier.receive()).await?;
-    core.count(|counters| counters.snapshots_received += 1);
+    let _shown = core.snapshots.show();
+    let last = core.flusher.log().last_id();
+    let incoming = snapshot::fetch(&core, &address, last).await?;
+    let (sink, incoming) = snapshot::stage(&core, incoming).await?;
     // A task of its own: the link may end at any time, an install never stops half way.
-    tokio::spawn(install(core, link, address, sink, at))
+    tokio::spawn(install(core.clone(), link, address, sink, incoming))
         .await
         .map_err(io::Error::other)?
 }
@@ -334,10 +335,11 @@ async fn install(
     link: LinkId,
     address: String,
     sink: Box<dyn SnapshotSink>,
-    at: Applied,
+    incoming: Incoming,
 ) -> io::Result<()> {
     let _turn = core.apply_turn.lock().await;
     let _closed = core.following.close(link)?;
+    let at = incoming.manifest.at.clone();
     if at.last > core.applier.state().last {
         let applier = core.applier.clone();
         tokio::task::spawn_blocking(move || applier.install(sink, at))
@@ -360,6 +362,7 @@ async fn install(
     core.applier.log_follows()?;
     core.keeper.installed(state.next_index());
     core.committed.raise(state.last);
+    core.snapshots.keep_received(&core, incoming).await;
     let at = state.last.map_or("the start".into(), |id| id.to_string());
     let text = format!("installed a snapshot at {at} from {address}");
     tracing::info!("{text}");

@@ -7,6 +7,7 @@
 use crate::applier::Applier;
 use crate::flusher::Flusher;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -21,6 +22,10 @@ pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
 /// Bytes a listener takes in before it flushes at once.
 const UNFLUSHED_MAX_BYTES: u64 = 4 << 20;
 
+/// How many times the retention bound the log may grow while somebody takes a snapshot after which it goes on. Beyond, the snapshot
+/// may have been sent in vain.
+const HELD_FACTOR: u64 = 4;
+
 /// Tells Raft that its log up to an index is no longer needed.
 pub(crate) type Purge = Box<dyn Fn(u64) + Send>;
 
@@ -33,6 +38,8 @@ pub(crate) struct Keeper {
     persisted_end: watch::Sender<u64>,
     /// On a voter: tells Raft that the log up to an index should go.
     purge: Mutex<Option<Purge>>,
+    /// The log from here on is wanted by whoever takes a snapshot; `u64::MAX` when nobody does.
+    held_from: AtomicU64,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -45,6 +52,7 @@ impl Keeper {
             retention_bytes,
             persisted_end,
             purge: Mutex::default(),
+            held_from: AtomicU64::new(u64::MAX),
             turn: tokio::sync::Mutex::default(),
         })
     }
@@ -52,6 +60,13 @@ impl Keeper {
     /// On a voter, how to tell Raft that the log up to an index should go; on a listener `None`.
     pub fn set_purge(&self, purge: Option<Purge>) {
         *self.purge.lock().unwrap() = purge;
+    }
+
+    /// Keeps the log from index `from` on, beyond the retention bound but not beyond [`HELD_FACTOR`] times it: what follows a snapshot
+    /// that is on its way (B9).
+    pub fn hold(&self, from: Option<u64>) {
+        self.held_from
+            .store(from.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Works until an I/O error; returns it. The node must stop then.
@@ -141,6 +156,10 @@ impl Keeper {
             let Some(last) = log.oldest_segment_end() else {
                 return;
             };
+            let held = last >= self.held_from.load(Ordering::Relaxed);
+            if held && log.stats().disk_bytes <= HELD_FACTOR * self.retention_bytes {
+                return;
+            }
             // On a voter Raft says first that it no longer needs them; a listener has no other bound than its own state.
             let raft_allows = match &*self.purge.lock().unwrap() {
                 Some(purge) => {

@@ -45,5 +45,8 @@ pub use node::Node;
 pub use raft::RaftTimes;
 pub use small_state::{SmallMachine, SmallState};
 pub use state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
-pub use status::{Counters, Missing, NodeEvent, Positions, Role, Status, TreePicture, TreeRow};
+pub use status::{
+    Counters, Missing, NodeEvent, Positions, Role, SnapshotCounters, SnapshotProgress, Status,
+    TreePicture, TreeRow,
+};
 pub use steer::{Kicked, Steering};

@@ -10,7 +10,7 @@ use crate::tree_wire::AnswerBytes;
 use prost::{Message, Oneof};
 
 /// The version of everything between peers. A peer of another version is refused with both numbers (B12).
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// First on every connection.
 #[derive(Clone, PartialEq, Message)]
@@ -380,33 +380,57 @@ pub(crate) struct PositionHead {
     pub applied_end: u64,
 }
 
-/// First of a snapshot. With a vote it is Raft's InstallSnapshot, pushed by a leader; without, a listener asked for it.
+/// A listener asks its upstream for a snapshot (B9).
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct SnapshotAsk {
+    /// The end of its log, which lies before what the upstream still has; absent on a new listener.
+    #[prost(message, optional, tag = "1")]
+    pub last: Option<LogIdBytes>,
+}
+
+/// First of a snapshot; what its chunks must be follows. With a vote it is Raft's InstallSnapshot, pushed by a leader.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct SnapshotHead {
+pub(crate) struct SnapshotOffer {
     #[prost(message, optional, tag = "1")]
     pub vote: Option<VoteBytes>,
     /// The state's position (`Applied` as bytes).
     #[prost(bytes = "bytes", tag = "2")]
     pub position: bytes::Bytes,
+    /// How many chunks there are.
     #[prost(uint64, tag = "3")]
-    pub size_hint_bytes: u64,
+    pub chunks: u64,
+    /// The digest of position and chunks.
+    #[prost(fixed64, tag = "4")]
+    pub digest: u64,
 }
 
-/// A piece of a snapshot, in the tail, with its checksum.
+/// What a receiver lacks.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SnapshotWant {
+    #[prost(message, repeated, tag = "1")]
+    pub ranges: Vec<ChunkRange>,
+}
+
+/// Chunks that follow one another.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct ChunkRange {
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
+
+/// A chunk of a snapshot, in the tail. What it must be was said before.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct ChunkHead {
     #[prost(uint64, tag = "1")]
     pub number: u64,
-    #[prost(fixed32, tag = "2")]
-    pub crc32c: u32,
 }
 
-/// Last of a snapshot: how many pieces there were; and, from the receiver, that it is installed.
+/// From the receiver: it has every chunk. A voter says so when it is installed, with its vote.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct SnapshotEnd {
-    #[prost(uint64, tag = "1")]
-    pub chunks: u64,
-    #[prost(message, optional, tag = "2")]
+    #[prost(message, optional, tag = "1")]
     pub vote: Option<VoteBytes>,
 }
 

@@ -18,9 +18,11 @@ use crate::peer::client::{Me, Peers};
 use crate::peer::server;
 use crate::reads::{self, Reads};
 use crate::roles;
-use crate::snapshot;
+use crate::snapshot::Snapshots;
 use crate::state_machine::StateMachine;
-use crate::status::{Counters, NodeEvent, Positions, Role, Status, TreePicture, TreeRow};
+use crate::status::{
+    Counters, NodeEvent, Positions, Role, SnapshotProgress, Status, TreePicture, TreeRow,
+};
 use crate::steer::Steering;
 use crate::tree_loop::TreeHandle;
 use bytes::Bytes;
@@ -28,7 +30,7 @@ use eaves_log::DirLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 /// Events kept for a reader that is behind; it loses the oldest.
@@ -72,6 +74,7 @@ impl Node {
             node_id: identity.node_id,
         };
         let peers = Peers::new(config.network.clone(), me);
+        let snapshots = Snapshots::open(&config.data_dir, config.snapshot_rate)?;
         let (tree, ends) = TreeHandle::new();
         let role = match config.start_as {
             StartAs::Voter { .. } => Role::Follower,
@@ -102,7 +105,7 @@ impl Node {
             reads: Reads::default(),
             following: Following::default(),
             next_link: AtomicU64::new(1),
-            snapshot_turns: Semaphore::new(snapshot::MAX_SERVED),
+            snapshots,
             apply_turn: tokio::sync::Mutex::default(),
             config,
             flusher,
@@ -183,6 +186,11 @@ impl Node {
     /// How far this node is, right now.
     pub fn positions(&self) -> Positions {
         self.core.positions()
+    }
+
+    /// How far a snapshot on its way here is; `None` when there is none.
+    pub fn snapshot_progress(&self) -> Option<SnapshotProgress> {
+        self.core.snapshots.progress()
     }
 
     /// The voters, with the addresses they have published.

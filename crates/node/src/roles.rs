@@ -8,6 +8,7 @@ use crate::error::StartError;
 use crate::member::Member;
 use crate::message::{Call, Purpose};
 use crate::raft::{Consensus, VoterView};
+use crate::snapshot;
 use crate::status::{NodeEvent, same_publication};
 use crate::tree_loop::{self, Input, Kept, TreeEnds};
 use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
@@ -38,6 +39,7 @@ pub(crate) async fn start_voter(
         core.config.snapshot_entries,
         parts,
         core.committed.clone(),
+        Arc::downgrade(core),
     )
     .await?;
     let consensus = Arc::new(consensus);
@@ -97,6 +99,7 @@ pub(crate) fn start_listener(
 }
 
 pub(crate) fn start_common(core: &Arc<Core>) {
+    until_stopped(core, snapshot::tidy(core.clone()));
     let keeping = core.clone();
     until_stopped(core, async move {
         let error = keeping.keeper.clone().run().await;

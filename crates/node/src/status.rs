@@ -193,14 +193,68 @@ pub struct Counters {
     pub feed_bytes: u64,
     /// Entries pushed to listeners.
     pub feed_entries: u64,
-    /// Snapshots served to listeners.
-    pub snapshots_served: u64,
-    /// Snapshots received.
-    pub snapshots_received: u64,
+    /// Snapshots sent and received (B9).
+    pub snapshots: SnapshotCounters,
     /// Times this listener found a new upstream.
     pub moves: u64,
     /// Listeners that left or were kicked.
     pub listeners_left: u64,
+}
+
+/// What became of snapshots on one node (B9), by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotCounters {
+    /// Read from the state machine to be sent, to one receiver or to many.
+    pub made: u64,
+    /// Begun to be sent to listeners that were new.
+    pub served_new: u64,
+    /// Begun to be sent to listeners whose log ends before what is kept here.
+    pub served_behind: u64,
+    /// Begun to be pushed to voters by this node as the leader.
+    pub pushed: u64,
+    /// Bytes of chunks sent to listeners (B18: stays 0 on a leader).
+    pub served_bytes: u64,
+    /// Bytes of chunks pushed to voters.
+    pub pushed_bytes: u64,
+    /// Received from the upstream because this listener was new.
+    pub received_new: u64,
+    /// Received from the upstream because it had purged its log beyond the end of this listener's.
+    pub received_behind: u64,
+    /// Received from the leader.
+    pub received_pushed: u64,
+    /// Bytes of chunks received, damaged ones included.
+    pub received_bytes: u64,
+    /// Chunks received undamaged.
+    pub received_chunks: u64,
+    /// Chunks that arrived damaged and were asked for again.
+    pub damaged_chunks: u64,
+    /// Transfers that began with a part of the content here already.
+    pub resumed: u64,
+    /// Bytes that need not be sent because of that.
+    pub resumed_bytes: u64,
+}
+
+impl SnapshotCounters {
+    /// Begun to be sent to listeners, whatever the reason.
+    pub fn served(&self) -> u64 {
+        self.served_new + self.served_behind
+    }
+
+    /// Received complete, whatever the reason.
+    pub fn received(&self) -> u64 {
+        self.received_new + self.received_behind + self.received_pushed
+    }
+}
+
+/// How far a snapshot on its way to this node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    /// Bytes of it that are here.
+    pub received_bytes: u64,
+    /// Bytes it has; 0 until that is known.
+    pub total_bytes: u64,
+    /// Whether all is here and being installed.
+    pub installing: bool,
 }
 
 /// The parts of a [`Member`] that it tells about itself.

@@ -48,9 +48,12 @@ pub(crate) enum Kind {
     FeedStart = 11,
     Entries = 12,
     Position = 13,
-    SnapshotHead = 14,
+    SnapshotOffer = 14,
     SnapshotChunk = 15,
     SnapshotEnd = 16,
+    SnapshotAsk = 17,
+    SnapshotSums = 18,
+    SnapshotWant = 19,
 }
 
 impl Kind {
@@ -70,9 +73,12 @@ impl Kind {
             FeedStart,
             Entries,
             Position,
-            SnapshotHead,
+            SnapshotOffer,
             SnapshotChunk,
             SnapshotEnd,
+            SnapshotAsk,
+            SnapshotSums,
+            SnapshotWant,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

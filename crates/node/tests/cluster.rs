@@ -133,7 +133,7 @@ async fn a_listener_far_behind_gets_a_delta_while_the_log_lasts() {
     let listener = restart(&cluster, "l1").await;
     converged(&[&nodes[0], &listener], 1000).await;
     assert_eq!(
-        listener.node.counters().snapshots_received,
+        listener.node.counters().snapshots.received(),
         0,
         "the log still reached back"
     );
@@ -167,13 +167,13 @@ async fn a_listener_gets_a_snapshot_when_the_log_is_gone_and_so_does_the_one_bel
     let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
     let first = cluster.start(cluster.listener("l1", &upstreams)).await;
     converged(&[&nodes[0], &first], 600).await;
-    assert_eq!(first.node.counters().snapshots_received, 1);
+    assert_eq!(first.node.counters().snapshots.received(), 1);
     let address = first.node.peer_address().to_string();
     let second = cluster.start(cluster.listener("l2", &[&address])).await;
     converged(&[&nodes[0], &second], 600).await;
-    assert_eq!(second.node.counters().snapshots_received, 1);
+    assert_eq!(second.node.counters().snapshots.received(), 1);
     assert_eq!(
-        first.node.counters().snapshots_served,
+        first.node.counters().snapshots.served(),
         1,
         "B9: from the upstream, not from above it"
     );
@@ -186,7 +186,7 @@ async fn a_listener_gets_a_snapshot_when_the_log_is_gone_and_so_does_the_one_bel
     let again = restart(&cluster, "l1").await;
     converged(&[&nodes[0], &again], 650).await;
     assert_eq!(
-        again.node.counters().snapshots_received,
+        again.node.counters().snapshots.received(),
         0,
         "what was installed survives a restart"
     );

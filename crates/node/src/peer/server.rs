@@ -9,7 +9,7 @@ use crate::core::{Core, REQUEST_TIMEOUT};
 use crate::describe;
 use crate::message::{
     Call, Empty, Hello, IndexReply, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request,
-    Response, SnapshotEnd, SnapshotHead, Welcome,
+    Response, Welcome,
 };
 use crate::net::{Connection, Listener};
 use crate::orders;
@@ -135,7 +135,7 @@ async fn serve(
             None => write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await,
         },
         Purpose::Feed => appender::serve(core, reader, writer).await,
-        Purpose::Snapshot => serve_snapshot(core, reader, writer).await,
+        Purpose::Snapshot => serve_snapshot(core, hello.from, reader, writer).await,
         Purpose::Unknown => Err(garbage("a connection without a purpose".into())),
     }
 }
@@ -282,31 +282,20 @@ async fn raft_answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> io
     })
 }
 
-/// A leader pushes, or a listener fetches.
+/// A listener fetches, or a leader pushes.
 async fn serve_snapshot(
     core: Arc<Core>,
+    from: u64,
     mut reader: PacketReader,
     mut writer: Box<dyn AsyncWrite + Send + Unpin>,
 ) -> io::Result<()> {
-    let head: SnapshotHead = reader.expect().await?.expect(Kind::SnapshotHead)?;
-    let Some(vote) = head.vote else {
-        return appender::serve_snapshot(core, writer).await;
-    };
-    let Some(consensus) = core.consensus() else {
-        return write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await;
-    };
-    let applier = core.applier.clone();
-    let (sink, at) = snapshot::receive(&mut reader, head, move || applier.receive()).await?;
-    core.count(|counters| counters.snapshots_received += 1);
-    let vote = consensus.install(vote, sink, at).await?;
-    write_packet(
-        &mut writer,
-        Kind::SnapshotEnd,
-        &SnapshotEnd {
-            chunks: 0,
-            vote: Some(vote),
-        },
-        &[],
-    )
-    .await
+    let first = reader.expect().await?;
+    if first.kind == Kind::SnapshotAsk {
+        return snapshot::serve(core, from, reader, writer, first.head()?).await;
+    }
+    let offer = first.expect(Kind::SnapshotOffer)?;
+    match core.consensus() {
+        Some(consensus) => snapshot::serve_push(core, consensus, reader, writer, offer).await,
+        None => write_packet(&mut writer, Kind::Reject, &not_voter(), &[]).await,
+    }
 }

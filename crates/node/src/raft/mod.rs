@@ -15,6 +15,7 @@ pub(crate) use types::VoteBytes;
 
 use crate::applier::Applier;
 use crate::committed::Committed;
+use crate::core::Core;
 use crate::error::{ReadError, WriteError};
 use crate::flusher::Flusher;
 use crate::keeper::Keeper;
@@ -33,7 +34,7 @@ use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use types::{Data, Types};
@@ -81,6 +82,7 @@ impl Consensus {
         snapshot_entries: u64,
         parts: (Arc<Flusher>, Arc<Applier>, Arc<Keeper>, Arc<Peers>),
         committed: Committed,
+        core: Weak<Core>,
     ) -> io::Result<Consensus> {
         let (flusher, applier, keeper, peers) = parts;
         let fence = Fence::default();
@@ -91,7 +93,7 @@ impl Consensus {
                 .validate()
                 .map_err(io::Error::other)?,
         );
-        let network = network::Network::new(peers);
+        let network = network::Network::new(peers, core);
         let raft = Raft::new(id, config, network, log, machine)
             .await
             .map_err(io::Error::other)?;

@@ -8,6 +8,7 @@ use super::convert::{
 };
 use super::machine::SnapshotData;
 use super::types::Types;
+use crate::core::Core;
 use crate::member::Member;
 use crate::message::{Call, Purpose, Reply};
 use crate::peer::client::{CallError, Greeted, Peers};
@@ -24,17 +25,18 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Makes the connections of one openraft instance.
 pub(crate) struct Network {
     peers: Arc<Peers>,
+    core: Weak<Core>,
 }
 
 impl Network {
-    pub fn new(peers: Arc<Peers>) -> Network {
-        Network { peers }
+    pub fn new(peers: Arc<Peers>, core: Weak<Core>) -> Network {
+        Network { peers, core }
     }
 }
 
@@ -44,6 +46,7 @@ impl RaftNetworkFactory<Types> for Network {
     async fn new_client(&mut self, target: u64, member: &Member) -> Link {
         Link {
             peers: self.peers.clone(),
+            core: self.core.clone(),
             target,
             address: member.peer_address.clone(),
         }
@@ -53,6 +56,8 @@ impl RaftNetworkFactory<Types> for Network {
 /// The way to one voter.
 pub(crate) struct Link {
     peers: Arc<Peers>,
+    /// Whose snapshots are sent. The node owns this, and not the other way round.
+    core: Weak<Core>,
     target: u64,
     address: String,
 }
@@ -204,7 +209,11 @@ impl RaftNetworkV2<Types> for Link {
             let error = io::Error::other("a received snapshot cannot be sent on");
             return Err(StreamingError::Network(NetworkError::new(&error)));
         };
-        let sending = snapshot::push(&self.peers, &self.address, (&vote).into(), source);
+        let Some(core) = self.core.upgrade() else {
+            let error = io::Error::other("the node is stopping");
+            return Err(StreamingError::Network(NetworkError::new(&error)));
+        };
+        let sending = snapshot::push(&core, &self.address, (&vote).into(), source);
         tokio::select! {
             sent = sending => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote.into())),

@@ -1,0 +1,80 @@
+//! Snapshots: a copy of the state for whoever is so far behind that the log no longer reaches back (B9).
+//!
+//! The same whether a listener fetches from its upstream or a leader pushes to a follower:
+//!
+//! ```text
+//! sender                                                        receiver
+//!   state machine                                                 state machine
+//!        │ read once, for all who want it                              ▲ install, by one rename
+//!        v                                                             │ stage: chunk by chunk, beside the live state
+//!   Spool: a file of chunks,  ── offer, sums ──────────────────>  Incoming: a file of chunks,
+//!   and what each must be     <───────────── want: what it lacks  proven chunk by chunk against the sums
+//!        ^                    ── chunks ───────────────────────>       │
+//!        └─────────────────────────────────────────────────────────────┘
+//!                      what was received is kept, to be sent on
+//! ```
+//!
+//! **Chunks prove themselves.** The sender first says what every chunk must be: its length and two checksums ([`manifest`]). The receiver
+//! looks at what its file already holds and asks for the rest. So there is no note of how far a transfer came, and none that could be
+//! wrong: a cut connection, a restarted receiver, a damaged chunk and another sender whose content is the same, as a whole or in part, are
+//! one case. A state machine that cuts equal states into equal chunks, on every node, gets the last of these for nothing.
+//!
+//! **A file between state and network.** The state is read once, at the speed of the disk, however many want it and however slow they are;
+//! who comes later gets the same file from its beginning, as long as the log goes on from there. The read of the state ends soon, so the
+//! state file does not grow under a transfer that takes an hour. The price is the disk space of one more copy, for as long as somebody
+//! takes it and [`KEPT_FOR`] beyond, and the time of writing it before the first byte is sent.
+//!
+//! **Bounds.** Memory: one chunk for each transfer on either side, and 24 bytes for each chunk there is. Sending: [`MAX_SENDING`] at a
+//! time, `Config::snapshot_rate` bytes per second for all together ([`throttle`]). Log: what follows a kept snapshot is kept too, up to a
+//! bound, so that its receiver can go on from there.
+//!
+//! **Crashes.** While receiving: the file stays and is proven again. While staging: the staged state is removed at the next start, the
+//! file stays. While installing: see `Applier::install`. The files of a sender are removed at the next start.
+//!
+//! Caveats. The receiver needs the disk space twice: as a file of chunks, and as a state. A state machine whose state is inserted into,
+//! and not only appended to, shares few chunks between two positions; then only a transfer of the very same snapshot is resumed.
+
+mod incoming;
+mod manifest;
+mod push;
+mod shelf;
+mod spool;
+mod throttle;
+mod transfer;
+
+pub(crate) use incoming::Incoming;
+pub(crate) use push::{push, serve_push};
+pub(crate) use shelf::{Snapshots, tidy};
+pub(crate) use transfer::{fetch, serve, stage};
+
+use std::time::Duration;
+
+/// Size of a chunk. A state machine may exceed it by one record.
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+
+/// No chunk is longer: it must fit into a packet, and a receiver holds one in memory.
+const MAX_CHUNK_BYTES: u32 = 15 << 20;
+
+/// No snapshot has more chunks: 4 TiB of the usual size. The receiver keeps 24 bytes for each.
+const MAX_CHUNKS: u64 = 1 << 24;
+
+/// Snapshots being sent at the same time; further receivers wait.
+const MAX_SENDING: usize = 4;
+
+/// How long a receiver may take no chunk before its connection is closed.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a receiver may say nothing. It says nothing while it proves what it has, and while a voter installs.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// How long a snapshot is kept after its last use, for those who come late.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
+/// How long a half received snapshot is kept after its last chunk. By then another one shares little with it.
+const HALF_KEPT_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// How often it is looked at what is no longer needed.
+const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes written to a file of chunks between two syncs: a disk that is given a gigabyte at once holds up the log's flushes.
+const SYNC_BYTES: u64 = 4 << 20;

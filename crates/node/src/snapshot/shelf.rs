@@ -1,0 +1,222 @@
+//! What a node has of snapshots: the one it keeps to send, the place where it receives one, and the bounds on both.
+
+use super::incoming::{Inbox, Incoming, blocking};
+use super::spool::{Spool, at_path};
+use super::throttle::Throttle;
+use super::{KEPT_FOR, MAX_SENDING, TIDY_INTERVAL};
+use crate::core::Core;
+use crate::position::Applied;
+use crate::state_machine::SnapshotSource;
+use crate::status::SnapshotProgress;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::time::Instant;
+
+/// The folder in the data directory.
+const DIR_NAME: &str = "snapshots";
+
+/// What the names of files that are sent begin with; a number follows.
+const SPOOL_PREFIX: &str = "outgoing";
+
+/// A node's snapshots, sent and received.
+pub(crate) struct Snapshots {
+    dir: PathBuf,
+    /// Numbers the files that are sent.
+    files: AtomicU64,
+    /// The lock is held while a snapshot is made, so that all who come meanwhile get that one.
+    kept: Arc<tokio::sync::Mutex<Option<Kept>>>,
+    pub inbox: Inbox,
+    /// Bounds the snapshots being sent at the same time.
+    pub turns: Semaphore,
+    pub throttle: Throttle,
+    progress: Mutex<Option<SnapshotProgress>>,
+}
+
+struct Kept {
+    spool: Arc<Spool>,
+    used: Instant,
+}
+
+impl Snapshots {
+    /// Opens the folder, and removes what an earlier run was sending.
+    pub fn open(data_dir: &Path, bytes_per_second: u64) -> io::Result<Snapshots> {
+        let dir = data_dir.join(DIR_NAME);
+        let clean = || {
+            std::fs::create_dir_all(&dir)?;
+            for entry in std::fs::read_dir(&dir)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                if name.as_encoded_bytes().starts_with(SPOOL_PREFIX.as_bytes()) {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        clean().map_err(|error| at_path(&dir, error))?;
+        Ok(Snapshots {
+            files: AtomicU64::new(0),
+            kept: Arc::default(),
+            inbox: Inbox::new(&dir),
+            turns: Semaphore::new(MAX_SENDING),
+            throttle: Throttle::new(bytes_per_second),
+            progress: Mutex::default(),
+            dir,
+        })
+    }
+
+    /// How far a snapshot on its way here is.
+    pub fn progress(&self) -> Option<SnapshotProgress> {
+        *self.progress.lock().unwrap()
+    }
+
+    /// Shows that a snapshot is on its way, until the returned value is dropped.
+    pub fn show(&self) -> Shown<'_> {
+        self.set_progress(SnapshotProgress::default());
+        Shown(self)
+    }
+
+    /// Shows how far it is.
+    pub fn set_progress(&self, progress: SnapshotProgress) {
+        *self.progress.lock().unwrap() = Some(progress);
+    }
+
+    /// Keeps a snapshot that was received and installed, for those below.
+    pub async fn keep_received(&self, core: &Core, incoming: Incoming) {
+        let path = self.next_path();
+        match blocking(move || incoming.into_spool(path)).await {
+            Ok(spool) => drop(keep(core, &mut *self.kept.lock().await, Arc::new(spool))),
+            Err(error) => tracing::warn!("keep a snapshot for those below: {error}"),
+        }
+    }
+
+    fn next_path(&self) -> PathBuf {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(format!("{SPOOL_PREFIX}.{number}"))
+    }
+
+    /// Forgets a snapshot whose file turned out to be damaged.
+    pub async fn forget(&self, spool: &Arc<Spool>) {
+        let mut kept = self.kept.lock().await;
+        if kept
+            .as_ref()
+            .is_some_and(|kept| Arc::ptr_eq(&kept.spool, spool))
+        {
+            *kept = None;
+        }
+    }
+}
+
+/// While it lives, a snapshot is shown to be on its way.
+pub(crate) struct Shown<'a>(&'a Snapshots);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        *self.0.progress.lock().unwrap() = None;
+    }
+}
+
+/// A snapshot from which the log here goes on: the kept one, or one made now; `None` while there is no state. All who ask at the same
+/// time share one read of the state machine.
+pub(super) async fn obtain(core: &Arc<Core>) -> io::Result<Option<Arc<Spool>>> {
+    let mut kept = core.snapshots.kept.clone().lock_owned().await;
+    if let Some(known) = kept.as_mut().filter(|known| known.is_of_use(core)) {
+        known.used = Instant::now();
+        return Ok(Some(known.spool.clone()));
+    }
+    core.keeper.persist_applied().await?;
+    let applier = core.applier.clone();
+    match blocking(move || applier.snapshot()).await? {
+        Some((at, source)) => make(core, kept, at, source).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The very snapshot that Raft wants to send: the kept one if it stands at the same position.
+pub(super) async fn exactly(
+    core: &Arc<Core>,
+    at: Applied,
+    source: Box<dyn SnapshotSource>,
+) -> io::Result<Arc<Spool>> {
+    let mut kept = core.snapshots.kept.clone().lock_owned().await;
+    if let Some(known) = kept.as_mut().filter(|known| known.spool.manifest.at == at) {
+        known.used = Instant::now();
+        return Ok(known.spool.clone());
+    }
+    make(core, kept, at, source).await
+}
+
+/// Reads a state machine's snapshot into a file. In a task of its own: others may wait for the result when who asked is gone.
+async fn make(
+    core: &Arc<Core>,
+    mut kept: OwnedMutexGuard<Option<Kept>>,
+    at: Applied,
+    source: Box<dyn SnapshotSource>,
+) -> io::Result<Arc<Spool>> {
+    // The disk space of another goes first.
+    *kept = None;
+    let (core, path) = (core.clone(), core.snapshots.next_path());
+    let making = async move {
+        core.count(|counters| counters.snapshots.made += 1);
+        // Whoever takes it will want the log from there on.
+        core.keeper.hold(Some(at.next_index()));
+        let stopping = core.stopping.subscribe();
+        let spool = blocking(move || Spool::write(source, at, path, || *stopping.borrow())).await;
+        match spool {
+            Ok(spool) => Ok(keep(&core, &mut kept, Arc::new(spool))),
+            Err(error) => {
+                hold(&core, &kept);
+                Err(error)
+            }
+        }
+    };
+    tokio::spawn(making).await.map_err(io::Error::other)?
+}
+
+fn keep(core: &Core, kept: &mut Option<Kept>, spool: Arc<Spool>) -> Arc<Spool> {
+    *kept = Some(Kept {
+        spool: spool.clone(),
+        used: Instant::now(),
+    });
+    hold(core, kept);
+    spool
+}
+
+fn hold(core: &Core, kept: &Option<Kept>) {
+    let from = kept.as_ref().map(Kept::next_index);
+    core.keeper.hold(from);
+}
+
+impl Kept {
+    fn next_index(&self) -> u64 {
+        self.spool.manifest.at.next_index()
+    }
+
+    /// Whether who installs it finds the log here to go on from.
+    fn is_of_use(&self, core: &Core) -> bool {
+        self.next_index() >= core.flusher.log().first_index()
+    }
+}
+
+/// Lets go of what is no longer needed, until the node stops.
+pub(crate) async fn tidy(core: Arc<Core>) {
+    loop {
+        tokio::time::sleep(TIDY_INTERVAL).await;
+        core.snapshots.inbox.tidy();
+        // One that is being made is not kept yet.
+        let Ok(mut kept) = core.snapshots.kept.try_lock() else {
+            continue;
+        };
+        if let Some(known) = kept.as_mut() {
+            if Arc::strong_count(&known.spool) > 1 {
+                known.used = Instant::now();
+            }
+            if known.used.elapsed() >= KEPT_FOR || !known.is_of_use(&core) {
+                *kept = None;
+                hold(&core, &kept);
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A whole snapshot as a file of chunks, to be sent to any number of receivers.
+
+use super::manifest::Manifest;
+use super::{CHUNK_BYTES, SYNC_BYTES};
+use crate::position::Applied;
+use crate::state_machine::SnapshotSource;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A snapshot that can be read at any place by many at once. Dropping the last handle removes the file.
+pub(crate) struct Spool {
+    pub manifest: Manifest,
+    file: File,
+    _path: Removed,
+}
+
+impl Spool {
+    /// Reads a state machine's snapshot into the file `path`, until `stop` says so. Blocks.
+    pub fn write(
+        mut source: Box<dyn SnapshotSource>,
+        at: Applied,
+        path: PathBuf,
+        stop: impl Fn() -> bool,
+    ) -> io::Result<Spool> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(|error| at_path(&path, error))?;
+        let path = Removed(path);
+        let mut manifest = Manifest::new(at);
+        let mut unsynced_bytes = 0;
+        while let Some(bytes) = source.next_chunk(CHUNK_BYTES)? {
+            if stop() {
+                return Err(io::Error::other("the node is stopping"));
+            }
+            let chunk = manifest.push(&bytes)?;
+            file.write_all_at(&bytes, chunk.offset)
+                .map_err(|error| at_path(&path.0, error))?;
+            unsynced_bytes += u64::from(chunk.bytes);
+            if unsynced_bytes >= SYNC_BYTES {
+                file.sync_data().map_err(|error| at_path(&path.0, error))?;
+                unsynced_bytes = 0;
+            }
+        }
+        Ok(Spool {
+            manifest,
+            file,
+            _path: path,
+        })
+    }
+
+    /// Makes one of a received file, all of whose chunks have been proven.
+    pub fn of_received(manifest: Manifest, file: File, path: PathBuf) -> Spool {
+        Spool {
+            manifest,
+            file,
+            _path: Removed(path),
+        }
+    }
+
+    /// The content of a chunk; an error if it is no longer what was written. Blocks.
+    pub fn read(&self, number: usize) -> io::Result<Bytes> {
+        read_chunk(&self.file, &self.manifest, number)?.ok_or_else(|| {
+            let text = format!(
+                "read {}: chunk {number} is not what was written",
+                self._path.0.display()
+            );
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })
+    }
+}
+
+/// A chunk from a file, if it is there and is what it must be. Blocks.
+pub(super) fn read_chunk(
+    file: &File,
+    manifest: &Manifest,
+    number: usize,
+) -> io::Result<Option<Bytes>> {
+    let chunk = manifest.chunks()[number];
+    let mut bytes = vec![0; chunk.bytes as usize];
+    match file.read_exact_at(&mut bytes, chunk.offset) {
+        Ok(()) => Ok(Some(bytes.into()).filter(|bytes: &Bytes| chunk.is(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says which file an error is about.
+pub(super) fn at_path(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("use snapshot file {}: {error}", path.display()),
+    )
+}
+
+/// A file that goes with its owner. What a crash leaves is removed at the next start.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!("remove snapshot file {}: {error}", self.0.display());
+        }
+    }
+}

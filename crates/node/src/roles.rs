@@ -66,7 +66,8 @@ pub(crate) async fn start_voter(
         );
     }
     consensus.found(&founders).await?;
-    let tree = TreeNode::voter(tree_config(core), core.config.seed);
+    let (saved, _) = tree_loop::load_saved(&core.config.data_dir)?;
+    let tree = TreeNode::voter(tree_config(core), saved, core.config.seed);
     tokio::spawn(tree_loop::run(core.clone(), tree, ends, Instant::now()));
     tokio::spawn(watch_voter(core.clone(), consensus.clone()));
     tokio::spawn(publish(core.clone(), consensus));

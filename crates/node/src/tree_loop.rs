@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-/// The file that keeps the upstream list and learned addresses (S6, B5).
+/// The file that keeps the upstream list, learned addresses and what an administrator asked for (S6, B5, B16).
 const SAVED_FILE: &str = "upstreams";
 
 /// How often a voter's freshness is looked at (B8): half the time after which it counts as stale is twice this.
@@ -228,7 +228,8 @@ fn saved_bytes(saved: &eaves_tree::Saved, started_with: &[String]) -> Vec<u8> {
     bytes.encode_to_vec()
 }
 
-fn load_saved(dir: &Path) -> io::Result<(eaves_tree::Saved, Vec<String>)> {
+/// What an earlier run kept for the tree (S6, B5, B16), and the list it was started with.
+pub(crate) fn load_saved(dir: &Path) -> io::Result<(eaves_tree::Saved, Vec<String>)> {
     let file = dir.join(SAVED_FILE);
     let damaged = |what: String| {
         io::Error::other(format!(

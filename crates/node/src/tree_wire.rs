@@ -16,9 +16,10 @@
 
 use crate::position::LogIdBytes;
 use eaves_tree::{
-    ALTERNATIVES_MAX, Accept, Address, Alternative, Answer, ClusterId, FreePlaces, Heartbeat,
-    HeartbeatAck, Kick, KickReason, LEARNED_MAX, LeaveReason, LogEnd, LogPosition, Message, NodeId,
-    Path, PathError, Peer, Place, Refuse, RefuseReason, Register, Role, Saved, UPSTREAMS_MAX, Zone,
+    ALTERNATIVES_MAX, AVOIDED_MAX, Accept, Address, Alternative, Answer, ClusterId, FreePlaces,
+    Heartbeat, HeartbeatAck, Kick, KickReason, LEARNED_MAX, LeaveReason, LogEnd, LogPosition,
+    Message, NodeId, Path, PathError, Peer, Place, Refuse, RefuseReason, Register, Role, Saved,
+    Steering, UPSTREAMS_MAX, Zone,
 };
 use std::time::Duration;
 
@@ -66,6 +67,12 @@ pub(crate) struct AnswerBytes {
     committed: Option<LogIdBytes>,
     #[prost(message, repeated, tag = "9")]
     alternatives: Vec<AlternativeBytes>,
+    #[prost(uint64, optional, tag = "10")]
+    age_micros: Option<u64>,
+    #[prost(bool, tag = "11")]
+    draining: bool,
+    #[prost(message, optional, tag = "12")]
+    free: Option<FreePlacesBytes>,
 }
 
 /// [`Register`] as bytes.
@@ -99,6 +106,12 @@ pub(crate) struct SavedBytes {
     upstreams: Vec<String>,
     #[prost(message, repeated, tag = "2")]
     learned: Vec<PeerBytes>,
+    #[prost(message, optional, tag = "3")]
+    pin: Option<PeerBytes>,
+    #[prost(uint64, repeated, tag = "4")]
+    avoided: Vec<u64>,
+    #[prost(bool, tag = "5")]
+    draining: bool,
     /// The list the listener was started with when this was written; not part of [`Saved`].
     #[prost(string, repeated, tag = "15")]
     pub started_with: Vec<String>,
@@ -130,11 +143,13 @@ struct AcceptBytes {
     ancestors: Vec<PeerBytes>,
     #[prost(message, repeated, tag = "4")]
     siblings: Vec<PeerBytes>,
+    #[prost(string, optional, tag = "5")]
+    zone: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RefuseBytes {
-    #[prost(oneof = "RefuseReasonBytes", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "RefuseReasonBytes", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10")]
     reason: Option<RefuseReasonBytes>,
     #[prost(message, repeated, tag = "9")]
     alternatives: Vec<AlternativeBytes>,
@@ -158,6 +173,8 @@ enum RefuseReasonBytes {
     Protocol(u32),
     #[prost(message, tag = "8")]
     Log(LogEndBytes),
+    #[prost(message, tag = "10")]
+    Draining(()),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -175,6 +192,10 @@ struct HeartbeatBytes {
     age_micros: Option<u64>,
     #[prost(message, optional, tag = "6")]
     committed: Option<LogIdBytes>,
+    #[prost(bool, tag = "7")]
+    draining: bool,
+    #[prost(uint32, optional, tag = "8")]
+    free_depth: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -237,6 +258,9 @@ impl From<&Answer> for AnswerBytes {
             registered: answer.registered,
             committed: Some(answer.committed.into()),
             alternatives: first(&answer.alternatives, alternative_bytes),
+            age_micros: Some(age_micros(answer.age)),
+            draining: answer.draining,
+            free: Some(free_bytes(answer.free)),
         }
     }
 }
@@ -249,10 +273,13 @@ impl TryFrom<AnswerBytes> for Answer {
             role: role(bytes.role)?,
             attached: bytes.attached,
             stale: bytes.stale,
+            age: age(bytes.age_micros)?,
+            draining: bytes.draining,
             path: path(bytes.path)?,
             zone: bytes.zone.as_deref().map(Zone::from),
             capacity: bytes.capacity,
             registered: bytes.registered,
+            free: free(bytes.free)?,
             committed: required("committed position", bytes.committed)?.into(),
             alternatives: bounded(
                 "alternatives",
@@ -329,6 +356,9 @@ impl From<&Saved> for SavedBytes {
         SavedBytes {
             upstreams,
             learned: saved.learned.iter().map(peer_bytes).collect(),
+            pin: saved.steering.pin.as_ref().map(peer_bytes),
+            avoided: saved.steering.avoided.iter().map(|id| id.0).collect(),
+            draining: saved.steering.draining,
             started_with: Vec::new(),
         }
     }
@@ -341,6 +371,13 @@ impl TryFrom<SavedBytes> for Saved {
         Ok(Saved {
             upstreams: bounded("upstream servers", bytes.upstreams, UPSTREAMS_MAX, address)?,
             learned: bounded("learned peers", bytes.learned, LEARNED_MAX, peer)?,
+            steering: Steering {
+                pin: bytes.pin.map(peer).transpose()?,
+                avoided: bounded("avoided nodes", bytes.avoided, AVOIDED_MAX, |id| {
+                    Ok(NodeId(id))
+                })?,
+                draining: bytes.draining,
+            },
         })
     }
 }
@@ -351,12 +388,14 @@ fn accept_bytes(accept: &Accept) -> AcceptBytes {
         voters: first(&accept.voters, peer_bytes),
         ancestors: first(&accept.ancestors, peer_bytes),
         siblings: first(&accept.siblings, peer_bytes),
+        zone: accept.zone.as_ref().map(Zone::to_string),
     }
 }
 
 fn accept(bytes: AcceptBytes) -> Result<Accept, TreeWireError> {
     Ok(Accept {
         heartbeat: heartbeat(required("heartbeat", bytes.heartbeat)?)?,
+        zone: bytes.zone.as_deref().map(Zone::from),
         voters: bounded("voters", bytes.voters, ALTERNATIVES_MAX, peer)?,
         ancestors: bounded("ancestors", bytes.ancestors, ALTERNATIVES_MAX, peer)?,
         siblings: bounded("siblings", bytes.siblings, ALTERNATIVES_MAX, peer)?,
@@ -370,6 +409,7 @@ fn refuse_bytes(refuse: &Refuse) -> RefuseBytes {
         RefuseReason::Detached => RefuseReasonBytes::Detached(()),
         RefuseReason::Loop => RefuseReasonBytes::Loop(()),
         RefuseReason::TooDeep => RefuseReasonBytes::TooDeep(()),
+        RefuseReason::Draining => RefuseReasonBytes::Draining(()),
         RefuseReason::Cluster { ours } => RefuseReasonBytes::Cluster(ours.0),
         RefuseReason::Protocol { ours } => RefuseReasonBytes::Protocol(ours),
         RefuseReason::Log { ours } => RefuseReasonBytes::Log(log_end_bytes(ours)),
@@ -387,6 +427,7 @@ fn refuse(bytes: RefuseBytes) -> Result<Refuse, TreeWireError> {
         RefuseReasonBytes::Detached(()) => RefuseReason::Detached,
         RefuseReasonBytes::Loop(()) => RefuseReason::Loop,
         RefuseReasonBytes::TooDeep(()) => RefuseReason::TooDeep,
+        RefuseReasonBytes::Draining(()) => RefuseReason::Draining,
         RefuseReasonBytes::Cluster(ours) => RefuseReason::Cluster {
             ours: ClusterId(ours),
         },
@@ -412,8 +453,10 @@ fn heartbeat_bytes(heartbeat: &Heartbeat) -> HeartbeatBytes {
         attached: heartbeat.attached,
         stale: heartbeat.stale,
         leader: heartbeat.leader.map(|id| id.0),
-        age_micros: Some(u64::try_from(heartbeat.age.as_micros()).unwrap_or(NEVER)),
+        age_micros: Some(age_micros(heartbeat.age)),
         committed: Some(heartbeat.committed.into()),
+        draining: heartbeat.draining,
+        free_depth: heartbeat.free_depth,
     }
 }
 
@@ -423,11 +466,21 @@ fn heartbeat(bytes: HeartbeatBytes) -> Result<Heartbeat, TreeWireError> {
         attached: bytes.attached,
         stale: bytes.stale,
         leader: bytes.leader.map(NodeId),
-        age: match required("age", bytes.age_micros)? {
-            NEVER => Duration::MAX,
-            micros => Duration::from_micros(micros),
-        },
+        age: age(bytes.age_micros)?,
+        draining: bytes.draining,
+        free_depth: bytes.free_depth,
         committed: required("committed position", bytes.committed)?.into(),
+    })
+}
+
+fn age_micros(age: Duration) -> u64 {
+    u64::try_from(age.as_micros()).unwrap_or(NEVER)
+}
+
+fn age(micros: Option<u64>) -> Result<Duration, TreeWireError> {
+    Ok(match required("age", micros)? {
+        NEVER => Duration::MAX,
+        micros => Duration::from_micros(micros),
     })
 }
 
@@ -557,9 +610,10 @@ macro_rules! codes {
 
 codes!("role": Role, role_code, role, { Leader = 1, Follower = 2, Listener = 3 });
 codes!("place": Place, place_code, place, { Voter = 1, Free = 2, Full = 3, Leader = 4 });
-codes!("kick reason": KickReason, kick_code, kick_reason, { Leader = 1, Silent = 2, Admin = 3 });
+codes!("kick reason": KickReason, kick_code, kick_reason, { Leader = 1, Silent = 2, Admin = 3, Drain = 4 });
 codes!("leave reason": LeaveReason, leave_code, leave_reason, {
-    Moved = 1, Loop = 2, TooDeep = 3, Detached = 4, NewList = 5, BecameVoter = 6, UnknownSession = 7
+    Moved = 1, Loop = 2, TooDeep = 3, Detached = 4, NewList = 5, BecameVoter = 6, UnknownSession = 7,
+    NotBetter = 8
 });
 
 fn path_ids(path: &Path) -> Vec<u64> {

@@ -1,10 +1,16 @@
-//! How a listener came to its upstream: what becomes of each server it asks (`S8`), kept for people to see (`B15`).
+//! How a listener came to its upstream: what each server it asks is worth to it (`S8`, `B1`, `B7`, `B8`, `B16`), and what became
+//! of it, kept for people to see (`B15`).
 
+use crate::config::CONSIDERED_MAX;
 use crate::ids::{Address, NodeId};
-use crate::message::{Answer, RefuseReason, Role};
+use crate::message::{Accept, Answer, RefuseReason, Role};
+use crate::order::OrderKey;
 use crate::output::Why;
+use crate::path::Path;
+use crate::steering::Steering;
 use crate::time::Instant;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// How a listener came to its upstream (`B15`): whom it asked, and why each was passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +19,24 @@ pub struct Choice {
     pub why: Why,
     /// When the last round of questions began.
     pub began: Instant,
-    /// All that were asked or tried in that round, in that order.
+    /// All that were asked or tried in that round, in that order; once the choice is made at most
+    /// [`CONSIDERED_MAX`](crate::CONSIDERED_MAX) of them, the best.
     pub considered: Vec<Considered>,
+}
+
+impl Choice {
+    /// Cut to [`CONSIDERED_MAX`] servers: those it could have gone to, and the best of the others.
+    pub(crate) fn bounded(mut self) -> Choice {
+        if self.considered.len() > CONSIDERED_MAX {
+            self.considered.sort_by_key(|considered| {
+                let chosen = considered.verdict == Verdict::Accepted;
+                (!chosen, considered.key.is_none(), considered.key)
+            });
+            self.considered.truncate(CONSIDERED_MAX);
+        }
+        self.considered.shrink_to_fit();
+        self
+    }
 }
 
 /// One server that was asked or tried.
@@ -26,6 +48,8 @@ pub struct Considered {
     pub id: Option<NodeId>,
     /// Its depth, if it answered and was attached.
     pub depth: Option<u32>,
+    /// Its place in the order, if it answered and was attached; smaller is better.
+    pub key: Option<OrderKey>,
     /// What became of it.
     pub verdict: Verdict,
 }
@@ -49,8 +73,20 @@ pub enum Verdict {
     Loop,
     /// Its path is as long as a path may be.
     TooDeep,
-    /// It is the detached upstream that is to be left.
+    /// It is draining (`B16`).
+    Draining,
+    /// It is to be avoided (`B16`).
+    Avoided,
+    /// It has just kicked the listener off, because an administrator asked for it (`S12`).
+    Kicker,
+    /// It is the upstream that the listener has.
     Current,
+    /// It is not so much fresher that a stale upstream would be left for it (`B8`), or stale itself.
+    NotFresher,
+    /// It is not strictly better than the upstream that the listener has (`B7`).
+    NotBetter,
+    /// It is better, but not less than the listener in (depth, id): two that move at once could adopt each other (`B1`).
+    OutOfOrder,
     /// It would have taken the listener, but another ranked better.
     Eligible,
     /// It was asked to register the listener.
@@ -61,21 +97,134 @@ pub enum Verdict {
     Accepted,
 }
 
-/// What an answer is worth to the listener `me` whose detached upstream, if it has one, is `current` (`S8`, `B1`).
-pub(crate) fn judge(me: NodeId, current: Option<NodeId>, answer: &Answer) -> Verdict {
-    if answer.path.contains(me) {
-        Verdict::Loop
-    } else if answer.role == Role::Leader {
-        Verdict::Leader
-    } else if !answer.attached {
-        Verdict::Detached
-    } else if answer.path.is_full() {
-        Verdict::TooDeep
-    } else if answer.registered >= answer.capacity {
-        Verdict::Full
-    } else if current == Some(answer.id()) {
-        Verdict::Current
-    } else {
-        Verdict::Eligible
+/// What a search wants, which decides what it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Not attached: any place is better than none.
+    Any,
+    /// Attached, and to go elsewhere: any place but the present one.
+    Elsewhere,
+    /// Attached, and to go wherever the list says, which may be where it is (`S14`).
+    AsListed,
+    /// Attached to a stale upstream: only a fresher place (`B8`).
+    Fresher,
+    /// Attached: only a strictly better place, or the pinned one (`B7`, `B16`).
+    Better,
+}
+
+/// The listener that looks for a place, as far as it matters for what a place is worth to it.
+pub(crate) struct Seeker<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) aim: Aim,
+    /// The upstream it has, and its place in the order.
+    pub(crate) current: Option<(NodeId, OrderKey)>,
+    pub(crate) depth: u32,
+    pub(crate) stale: bool,
+    pub(crate) age: Duration,
+    pub(crate) steering: &'a Steering,
+    /// Who has just kicked it off (`S12`).
+    pub(crate) kicker: Option<NodeId>,
+    /// How much fresher a place must be (`B8`).
+    pub(crate) fresher_by: Duration,
+    /// Takes a place that is only as good as its own: `B7` switched off.
+    pub(crate) restless: bool,
+}
+
+/// A place under an upstream, as the upstream describes it.
+pub(crate) struct Offered<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) attached: bool,
+    pub(crate) stale: bool,
+    pub(crate) age: Duration,
+    pub(crate) draining: bool,
+    pub(crate) key: OrderKey,
+}
+
+impl<'a> Offered<'a> {
+    pub(crate) fn by_answer(answer: &'a Answer, key: OrderKey) -> Offered<'a> {
+        Offered {
+            path: &answer.path,
+            attached: answer.attached,
+            stale: answer.stale,
+            age: answer.age,
+            draining: answer.draining,
+            key,
+        }
+    }
+
+    pub(crate) fn by_accept(accept: &'a Accept, key: OrderKey) -> Offered<'a> {
+        let heartbeat = &accept.heartbeat;
+        Offered {
+            path: &heartbeat.path,
+            attached: heartbeat.attached,
+            stale: heartbeat.stale,
+            age: heartbeat.age,
+            draining: heartbeat.draining,
+            key,
+        }
+    }
+}
+
+impl Seeker<'_> {
+    /// What an answer is worth (`S8`, `B1`).
+    pub(crate) fn judge(&self, answer: &Answer, key: OrderKey) -> Verdict {
+        let place = Offered::by_answer(answer, key);
+        if place.path.contains(self.me) {
+            Verdict::Loop
+        } else if answer.role == Role::Leader {
+            Verdict::Leader
+        } else if !place.attached {
+            Verdict::Detached
+        } else if place.path.is_full() {
+            Verdict::TooDeep
+        } else if place.draining {
+            Verdict::Draining
+        } else if answer.registered >= answer.capacity {
+            Verdict::Full
+        } else {
+            self.weigh(&place)
+        }
+    }
+
+    /// What a place that could be had is worth.
+    pub(crate) fn weigh(&self, place: &Offered<'_>) -> Verdict {
+        let id = place.path.last();
+        if self.steering.avoids(id) {
+            return Verdict::Avoided;
+        }
+        if self.kicker == Some(id) {
+            return Verdict::Kicker;
+        }
+        if let Some((current, _)) = self.current
+            && current == id
+        {
+            return Verdict::Current;
+        }
+        match self.aim {
+            Aim::Any | Aim::Elsewhere | Aim::AsListed => Verdict::Eligible,
+            Aim::Fresher if place.stale || place.age.saturating_add(self.fresher_by) > self.age => {
+                Verdict::NotFresher
+            }
+            Aim::Fresher if !self.may_move_below(place) => Verdict::OutOfOrder,
+            Aim::Fresher => Verdict::Eligible,
+            Aim::Better if self.steering.is_pinned(id) => Verdict::Eligible,
+            Aim::Better if !self.is_better(place) => Verdict::NotBetter,
+            Aim::Better if !self.may_move_below(place) => Verdict::OutOfOrder,
+            Aim::Better => Verdict::Eligible,
+        }
+    }
+
+    /// Whether the place is strictly smaller in the order than the present one (`B7`); stale ones never are (`B8`).
+    fn is_better(&self, place: &Offered<'_>) -> bool {
+        self.current.is_some_and(|(_, current)| {
+            !place.stale && (place.key < current || self.restless && place.key == current)
+        })
+    }
+
+    /// Whether this listener may register there while it is attached elsewhere (`B1`): only below what is less than itself in
+    /// (stale, depth, id), so that two that move at once cannot adopt each other. For along a path that triple only grows.
+    pub(crate) fn may_move_below(&self, place: &Offered<'_>) -> bool {
+        let theirs = (place.stale, place.path.depth(), place.path.last());
+        theirs < (self.stale, self.depth, self.me)
     }
 }

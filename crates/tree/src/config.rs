@@ -3,6 +3,9 @@
 use crate::ids::{Address, ClusterId, NodeId, Zone};
 use core::time::Duration;
 
+#[cfg(feature = "mutations")]
+use crate::mutation::Mutation;
+
 /// The version of the protocol this crate speaks. Nodes of different versions do not register with each other (`B12`).
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -17,6 +20,15 @@ pub const LEARNED_MAX: usize = 16;
 
 /// How many upstream servers a list may hold. Longer ones are cut.
 pub const UPSTREAMS_MAX: usize = 1024;
+
+/// How many moves to a better place a listener makes in [`IMPROVEMENT_WINDOW`] at most (`B7`).
+pub const IMPROVEMENTS_MAX: usize = 3;
+
+/// See [`IMPROVEMENTS_MAX`]: an hour.
+pub const IMPROVEMENT_WINDOW: Duration = Duration::from_secs(3600);
+
+/// How many servers of a choice are kept once it is made (`B15`).
+pub const CONSIDERED_MAX: usize = 64;
 
 /// How many levels below a detached head the patience of `B3` still grows.
 pub const GRACE_LEVELS_MAX: u32 = 4;
@@ -61,6 +73,17 @@ pub struct Config {
     pub stale_voter: Duration,
     /// A chain whose freshness is older than this is stale (`B8`). Default 5 s.
     pub stale_chain: Duration,
+    /// By how much fresher a place must be to leave a stale one for it (`B8`). Default 2 s.
+    pub fresher_by: Duration,
+    /// How often a listener looks for a better place (`B7`), jittered by half. Default 60 s.
+    pub improve: Duration,
+    /// How long a listener that an administrator has kicked stays away from who kicked it (`S12`). Default 10 s.
+    pub kick_away: Duration,
+    /// How long a draining node waits for its downstreams to leave by themselves before it kicks them (`B16`). Default 10 s.
+    pub drain_patience: Duration,
+    /// The rule that is switched off, if one is.
+    #[cfg(feature = "mutations")]
+    pub mutation: Option<Mutation>,
 }
 
 impl Config {
@@ -82,6 +105,12 @@ impl Config {
             restart_spread: Duration::from_secs(5),
             stale_voter: Duration::from_secs(2),
             stale_chain: Duration::from_secs(5),
+            fresher_by: Duration::from_secs(2),
+            improve: Duration::from_secs(60),
+            kick_away: Duration::from_secs(10),
+            drain_patience: Duration::from_secs(10),
+            #[cfg(feature = "mutations")]
+            mutation: None,
         }
     }
 
@@ -93,6 +122,7 @@ impl Config {
             "the timeout is shorter than two heartbeats"
         );
         assert!(!self.probe_timeout.is_zero(), "the probe timeout is zero");
+        assert!(!self.improve.is_zero(), "the improvement interval is zero");
         assert!(!self.backoff_min.is_zero(), "the backoff starts at zero");
         assert!(
             self.backoff_min <= self.backoff_max,

@@ -39,13 +39,16 @@ pub struct Downstream {
 #[derive(Debug)]
 pub(crate) struct Downstreams {
     capacity: u32,
+    /// Whether **capacity** is asserted. It is, unless `S9` is switched off.
+    is_counted: bool,
     by_link: BTreeMap<LinkId, Downstream>,
 }
 
 impl Downstreams {
-    pub(crate) fn new(capacity: u32) -> Downstreams {
+    pub(crate) fn new(capacity: u32, is_counted: bool) -> Downstreams {
         Downstreams {
             capacity,
+            is_counted,
             by_link: BTreeMap::new(),
         }
     }
@@ -53,7 +56,7 @@ impl Downstreams {
     /// Registers a listener. The caller has seen that there is room, and that it is not there yet.
     pub(crate) fn insert(&mut self, downstream: Downstream) {
         assert!(
-            !self.is_full(),
+            !self.is_full() || !self.is_counted,
             "capacity: {} registered beyond N",
             downstream.peer
         );
@@ -245,7 +248,7 @@ mod tests {
 
     #[test]
     fn free_places_are_counted_over_the_whole_subtree() {
-        let mut table = Downstreams::new(3);
+        let mut table = Downstreams::new(3, true);
         assert_eq!(
             table.free_places(),
             FreePlaces {
@@ -275,7 +278,7 @@ mod tests {
     #[test]
     fn the_nearest_free_slot_is_named_first_and_given_out_once() {
         let mut rng = Rng::new(1);
-        let mut table = Downstreams::new(4);
+        let mut table = Downstreams::new(4, true);
         table.insert(downstream(1, 0, 0));
         table.insert(downstream(2, 9, 1));
         table.insert(downstream(3, 1, 0));
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_asker_is_not_named_to_itself() {
-        let mut table = Downstreams::new(4);
+        let mut table = Downstreams::new(4, true);
         table.insert(downstream(1, 1, 0));
         assert!(table.name(NodeId(1), true, &mut Rng::new(1)).is_empty());
         assert_eq!(table.taken_by_others_than(NodeId(1)), 0);
@@ -298,7 +301,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "capacity: n2 registered beyond N")]
     fn beyond_n_is_a_bug() {
-        let mut table = Downstreams::new(1);
+        let mut table = Downstreams::new(1, true);
         table.insert(downstream(1, 0, 0));
         table.insert(downstream(2, 0, 0));
     }

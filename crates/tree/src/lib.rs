@@ -89,6 +89,7 @@ mod downstreams;
 mod freshness;
 mod ids;
 mod message;
+mod mutation;
 mod node;
 mod order;
 mod output;
@@ -96,13 +97,14 @@ mod path;
 mod rng;
 mod search;
 mod session;
+mod steering;
 mod time;
 mod timers;
 
 pub use choice::{Choice, Considered, Verdict};
 pub use config::{
-    ASKED_AT_ONCE, Config, DOWNSTREAMS_NAMED, GRACE_LEVELS_MAX, LEARNED_MAX, PROTOCOL_VERSION,
-    ROUND_QUESTIONS_MAX, UPSTREAMS_MAX,
+    ASKED_AT_ONCE, CONSIDERED_MAX, Config, DOWNSTREAMS_NAMED, GRACE_LEVELS_MAX, IMPROVEMENT_WINDOW,
+    IMPROVEMENTS_MAX, LEARNED_MAX, PROTOCOL_VERSION, ROUND_QUESTIONS_MAX, UPSTREAMS_MAX,
 };
 pub use downstreams::Downstream;
 pub use ids::{Address, ClusterId, LinkId, LogEnd, LogPosition, NodeId, Peer, Zone};
@@ -111,8 +113,12 @@ pub use message::{
     KickReason, LeaveReason, LogVerdict, Message, Place, Refuse, RefuseReason, Register, Role,
     Saved,
 };
+#[cfg(feature = "mutations")]
+pub use mutation::Mutation;
 pub use node::{TreeNode, Voter, VoterState};
+pub use order::OrderKey;
 pub use output::{Event, Left, Output, Why};
 pub use path::{PATH_LIMIT, Path, PathError};
 pub use session::Upstream;
+pub use steering::{AVOIDED_MAX, SteerError, Steering};
 pub use time::Instant;

@@ -5,13 +5,14 @@
 //! | `Ask` -> [`Answer`] | listener -> any node, and back | `S7`: looking for an upstream |
 //! | [`Register`] | listener -> chosen upstream | `S9`: first on a new connection |
 //! | [`Accept`] or [`Refuse`] | upstream -> listener | `S9`: the answer to it |
-//! | [`Heartbeat`] | upstream -> listener | `S11`: once a second, and at once when path or attachment change (`B1`) |
+//! | [`Heartbeat`] | upstream -> listener | `S11`: once a second, and at once when path, attachment or drain change (`B1`) |
 //! | [`HeartbeatAck`] | listener -> upstream | `S11`: the answer to it |
-//! | [`Kick`] | upstream -> listener | `S10`, `S11`, `S12`: with where to go instead (`B2`) |
+//! | [`Kick`] | upstream -> listener | `S10`, `S11`, `S12`, `B16`: with where to go instead (`B2`) |
 //! | [`LeaveReason`] | listener -> upstream | it has moved, or found a loop |
 
 use crate::ids::{Address, ClusterId, LogEnd, LogPosition, NodeId, Peer, Zone};
 use crate::path::Path;
+use crate::steering::Steering;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
@@ -68,6 +69,10 @@ pub struct Answer {
     pub attached: bool,
     /// Whether it is stale (`B8`): used only when nothing fresher exists.
     pub stale: bool,
+    /// How old its root's last word from a leader is (`B8`).
+    pub age: Duration,
+    /// Whether it hands its downstreams over and registers nobody (`B16`).
+    pub draining: bool,
     /// The ids from the root down to it; the last is the answering node's own.
     pub path: Path,
     /// Its zone.
@@ -76,6 +81,8 @@ pub struct Answer {
     pub capacity: u32,
     /// How many are registered now, the asker not counted: its own slot is no obstacle to it (`S9`).
     pub registered: u32,
+    /// The free places of its subtree (`B4`, `B7`).
+    pub free: FreePlaces,
     /// Up to where it knows the log committed.
     pub committed: LogPosition,
     /// Who else to ask (`B2`): voters, then downstreams. At most [`ALTERNATIVES_MAX`].
@@ -135,7 +142,7 @@ pub struct FreePlaces {
     pub levels: u32,
 }
 
-/// What an upstream tells about itself, at least once a heartbeat interval and at once when path or attachment change (`B1`).
+/// What an upstream tells about itself, at least once a heartbeat interval and at once when path, attachment or drain change (`B1`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The ids from the root, or the detached head, down to the upstream, the upstream itself last.
@@ -148,6 +155,11 @@ pub struct Heartbeat {
     pub leader: Option<NodeId>,
     /// How old the root's last word from a leader is (`B8`). An age, so clocks do not matter; `Duration::MAX` means never.
     pub age: Duration,
+    /// Whether the upstream hands its downstreams over (`B16`): go elsewhere.
+    pub draining: bool,
+    /// The depth of the least deep node of the whole tree that has a free slot, as the root knows it; `None` if there is
+    /// none (`B7`).
+    pub free_depth: Option<u32>,
     /// Up to where the upstream knows the log committed.
     pub committed: LogPosition,
 }
@@ -166,6 +178,8 @@ pub struct HeartbeatAck {
 pub struct Accept {
     /// What a heartbeat would say now. The listener compares its own log's end with `committed` (`B12`).
     pub heartbeat: Heartbeat,
+    /// The upstream's zone (`B6`).
+    pub zone: Option<Zone>,
     /// The group's voters, best first (`B5`).
     pub voters: Vec<Peer>,
     /// The upstream's own chain, nearest first, the upstream itself left out (`B5`).
@@ -187,6 +201,8 @@ pub enum RefuseReason {
     Loop,
     /// The path below the upstream would be longer than the limit (`B1`).
     TooDeep,
+    /// The upstream hands its downstreams over and takes none (`B16`).
+    Draining,
     /// The listener is of another cluster (`B12`).
     Cluster {
         /// The upstream's cluster.
@@ -212,6 +228,7 @@ impl fmt::Display for RefuseReason {
             RefuseReason::Detached => f.write_str("it is detached"),
             RefuseReason::Loop => f.write_str("it is below the listener"),
             RefuseReason::TooDeep => f.write_str("it is too deep"),
+            RefuseReason::Draining => f.write_str("it is draining"),
             RefuseReason::Cluster { ours } => write!(f, "it is of cluster {ours}"),
             RefuseReason::Protocol { ours } => write!(f, "it speaks protocol version {ours}"),
             RefuseReason::Log { ours } => write!(f, "its log differs: {ours}"),
@@ -237,6 +254,8 @@ pub enum KickReason {
     Silent,
     /// An administrator asked for it (`S12`).
     Admin,
+    /// The upstream is draining, and has waited long enough (`B16`).
+    Drain,
 }
 
 impl fmt::Display for KickReason {
@@ -245,6 +264,7 @@ impl fmt::Display for KickReason {
             KickReason::Leader => "it became leader",
             KickReason::Silent => "the listener was silent",
             KickReason::Admin => "an administrator asked for it",
+            KickReason::Drain => "it is draining",
         })
     }
 }
@@ -275,6 +295,8 @@ pub enum LeaveReason {
     BecameVoter,
     /// It knows no such session (`S9`).
     UnknownSession,
+    /// The upstream accepted, but is no longer the better place it was when it answered (`B1`, `B7`).
+    NotBetter,
 }
 
 impl fmt::Display for LeaveReason {
@@ -287,6 +309,7 @@ impl fmt::Display for LeaveReason {
             LeaveReason::NewList => "given a new list",
             LeaveReason::BecameVoter => "became a voter",
             LeaveReason::UnknownSession => "unknown session",
+            LeaveReason::NotBetter => "not better than where it is",
         })
     }
 }
@@ -308,11 +331,13 @@ pub enum Message {
     Leave(LeaveReason),
 }
 
-/// What a listener keeps on disk for the tree (`S6`, `B5`).
+/// What a node keeps on disk for the tree (`S6`, `B5`, `B16`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saved {
     /// The list of upstream servers it was given.
     pub upstreams: Vec<Address>,
     /// The peers it has learned of, best first; at most [`LEARNED_MAX`](crate::LEARNED_MAX).
     pub learned: Vec<Peer>,
+    /// What an administrator asked of it.
+    pub steering: Steering,
 }

@@ -122,6 +122,15 @@ pub enum Event {
         /// The leader answered that it is the only voter. Then there is no follower, and nobody may feed a listener.
         leader_alone: bool,
     },
+    /// There is a reason to leave the upstream, and no other place. The listener stays, and will look again.
+    Stays {
+        /// With whom.
+        upstream: NodeId,
+        /// Why it looked for another.
+        why: Why,
+    },
+    /// The node has been asked to drain, and the last of its downstreams has left (`B16`).
+    Drained,
     /// A listener has registered here.
     Joined {
         /// Who.
@@ -159,6 +168,16 @@ pub enum Why {
     TooDeep,
     /// It has waited long enough for a detached head above it (`B3`).
     HeadDetached,
+    /// The upstream is stale, and so is all that comes from it (`B8`).
+    Stale,
+    /// There may be a better place (`B7`).
+    Better,
+    /// It is pinned to another node (`B16`).
+    Pinned,
+    /// It is to avoid its upstream (`B16`).
+    Avoids,
+    /// Its upstream is draining (`B16`).
+    Draining,
 }
 
 /// Why a listener is no longer registered.
@@ -189,6 +208,11 @@ impl fmt::Display for Why {
             Why::Loop => f.write_str("it found a loop"),
             Why::TooDeep => f.write_str("the path grew too long"),
             Why::HeadDetached => f.write_str("the head above it stayed detached"),
+            Why::Stale => f.write_str("the upstream is stale"),
+            Why::Better => f.write_str("there may be a better place"),
+            Why::Pinned => f.write_str("it is pinned to another"),
+            Why::Avoids => f.write_str("it is to avoid its upstream"),
+            Why::Draining => f.write_str("the upstream is draining"),
         }
     }
 }
@@ -237,6 +261,13 @@ impl fmt::Display for Event {
                 }
                 Ok(())
             }
+            Event::Stays { upstream, why } => {
+                write!(
+                    f,
+                    "stays with {upstream} though {why}: nobody else takes it"
+                )
+            }
+            Event::Drained => f.write_str("is drained: nobody is registered here any more"),
             Event::Joined { listener } => write!(f, "took on {listener}"),
             Event::Left { listener, why } => write!(f, "let go of {listener}, {why}"),
         }

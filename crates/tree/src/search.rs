@@ -1,4 +1,5 @@
 //! The search for an upstream: one round of questions after another, until somebody accepts us (`S7`, `S8`, `B2`, `B4`, `B19`).
+//! A listener that is attached searches too, for one round, if it may or should go elsewhere (`B7`, `B8`, `B16`).
 //!
 //! ```text
 //!            +--> ask, four at a time <--+  answers name others to ask
@@ -19,7 +20,7 @@ use crate::choice::{Choice, Considered, Verdict};
 use crate::config::{ASKED_AT_ONCE, ROUND_QUESTIONS_MAX, UPSTREAMS_MAX};
 use crate::ids::{Address, LinkId, NodeId, Peer};
 use crate::message::{ALTERNATIVES_MAX, Alternative, Answer, Place};
-use crate::order::Rank;
+use crate::order::{OrderKey, Rank};
 use crate::output::Why;
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -34,7 +35,14 @@ pub(crate) enum Step {
     /// Ask this server.
     Ask(Address),
     /// Register with this server.
-    Register(Address),
+    Register {
+        /// Where it is.
+        to: Address,
+        /// Whether the present upstream may be kept until this one accepts (`B1`).
+        keeping: bool,
+    },
+    /// The best place is the one we have.
+    Stay,
     /// Wait for what was asked.
     Wait,
     /// Nobody is left: rest, then begin another round.
@@ -44,6 +52,8 @@ pub(crate) enum Step {
 /// Where the name of a server came from, in the order in which they are tried (`B2`, `B5`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
+    /// The one we are pinned to (`B16`).
+    Pinned,
     /// Named as having a free slot below.
     Free,
     /// Named as a voter.
@@ -79,6 +89,34 @@ struct Probe {
 struct Offer {
     address: Address,
     rank: Rank,
+    keeping: bool,
+    /// It is the upstream we have.
+    is_current: bool,
+}
+
+/// What an answer is worth, as its judge sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Worth {
+    pub(crate) verdict: Verdict,
+    pub(crate) rank: Rank,
+    /// Whether the present upstream may be kept until this one accepts (`B1`).
+    pub(crate) keeping: bool,
+    /// Whether the upstream we have is as good a place as any other, so that we may stay (`S14`).
+    pub(crate) may_stay: bool,
+    pub(crate) follow: Follow,
+}
+
+/// Which of the alternatives in an answer are worth asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// All.
+    All,
+    /// Those with a free place (`B7`).
+    Free,
+    /// The voters: what is below a stale node is as stale (`B8`).
+    Voters,
+    /// None.
+    Nobody,
 }
 
 /// A registration on its way.
@@ -86,6 +124,18 @@ struct Offer {
 pub(crate) struct Registering {
     pub(crate) link: LinkId,
     pub(crate) address: Address,
+}
+
+impl Offer {
+    fn step(self) -> Step {
+        match self.is_current {
+            true => Step::Stay,
+            false => Step::Register {
+                to: self.address,
+                keeping: self.keeping,
+            },
+        }
+    }
 }
 
 /// What a search knows that outlives no search.
@@ -114,6 +164,8 @@ pub(crate) struct Search {
 
 /// The servers that a round can start from.
 pub(crate) struct Known<'a> {
+    /// The one we are pinned to (`B16`).
+    pub(crate) pinned: Option<&'a Peer>,
     /// Named by a kick; none otherwise.
     pub(crate) named: &'a [Alternative],
     /// The configured list.
@@ -163,7 +215,10 @@ impl Search {
         }
         self.leader_alone = false;
         self.asks_whole_list = known.upstreams.len() <= ASKED_AT_ONCE;
-        self.enqueue_alternatives(known.named);
+        if let Some(peer) = known.pinned {
+            self.enqueue(peer.address.clone(), Some(peer.id), Source::Pinned);
+        }
+        self.enqueue_alternatives(known.named, Follow::All);
         for address in known.upstreams {
             self.enqueue(address.clone(), None, Source::Configured);
         }
@@ -177,10 +232,11 @@ impl Search {
         if self.resting || self.registering.is_some() {
             return Step::Wait;
         }
-        if self.settled
-            && let Some(address) = self.take_best_offer()
+        let pinned = self.offers.iter().any(|offer| !offer.rank.not_pinned);
+        if (self.settled || pinned)
+            && let Some(offer) = self.take_best_offer()
         {
-            return Step::Register(address);
+            return offer.step();
         }
         if self.probes.len() < ASKED_AT_ONCE
             && let Some(target) = self.take_target()
@@ -192,7 +248,7 @@ impl Search {
             return Step::Wait;
         }
         match self.take_best_offer() {
-            Some(address) => Step::Register(address),
+            Some(offer) => offer.step(),
             None => {
                 self.resting = true;
                 Step::Rest
@@ -200,13 +256,13 @@ impl Search {
         }
     }
 
-    /// The first server named by whoever kicked us, a free place or a voter: it is registered with unasked (`B2`).
-    pub(crate) fn take_named(&mut self) -> Option<Address> {
-        let first = self.queue.first()?;
-        if first.source > Source::Voter {
-            return None;
-        }
-        let target = self.queue.remove(0);
+    /// The first server named by whoever kicked us, a free place or a voter, or else the pinned one: it is registered with
+    /// unasked (`B2`). Not one that is `unwanted`.
+    pub(crate) fn take_named(&mut self, unwanted: impl Fn(NodeId) -> bool) -> Option<Address> {
+        let first = self.queue.iter().position(|target| {
+            target.source <= Source::Voter && !target.id.is_some_and(&unwanted)
+        })?;
+        let target = self.queue.remove(first);
         self.consider(&target.address, Verdict::Registering).id = target.id;
         Some(target.address)
     }
@@ -243,34 +299,38 @@ impl Search {
         now: Instant,
         from: &Address,
         answer: &Answer,
-        verdict: Verdict,
-        rank: Rank,
+        worth: Worth,
     ) -> Option<Duration> {
+        let Worth { verdict, rank, .. } = worth;
         let probe = self.take_probe(from);
         let considered = self.consider(from, verdict);
         considered.id = Some(answer.id());
         considered.depth = answer.attached.then(|| answer.depth());
+        considered.key = answer.attached.then_some(rank.key);
 
         if probe.is_some() {
-            self.enqueue_alternatives(&answer.alternatives);
+            self.enqueue_alternatives(&answer.alternatives, worth.follow);
         }
         let names_voters = answer
             .alternatives
             .iter()
             .any(|alternative| alternative.place == Place::Voter);
         self.leader_alone |= verdict == Verdict::Leader && !names_voters;
-        if verdict != Verdict::Eligible {
+        let is_current = verdict == Verdict::Current && worth.may_stay;
+        if verdict != Verdict::Eligible && !is_current {
             return None;
         }
-        let first = !self.offers.iter().any(|offer| !offer.rank.is_stale());
+        let first = !self.offers.iter().any(|offer| !offer.rank.key.stale);
         self.offers.retain(|offer| offer.address != *from);
         self.offers.push(Offer {
             address: from.clone(),
             rank,
+            keeping: worth.keeping,
+            is_current,
         });
         // B19: a late answer that found us resting is used at once.
         self.resting = false;
-        (first && !rank.is_stale())
+        (first && !rank.key.stale)
             .then(|| probe.map_or(Duration::ZERO, |probe| now.since(probe.asked)))
     }
 
@@ -307,12 +367,18 @@ impl Search {
             .take()
             .expect("a registration was on its way");
         self.consider(&registering.address, verdict);
-        self.enqueue_alternatives(alternatives);
+        self.enqueue_alternatives(alternatives, Follow::All);
         self.settled = !self.offers.is_empty();
     }
 
+    /// The upstream was lost while a registration elsewhere was on its way: that is why we look now, and these are named.
+    pub(crate) fn lost_meanwhile(&mut self, why: Why, alternatives: &[Alternative]) {
+        self.choice.why = why;
+        self.enqueue_alternatives(alternatives, Follow::All);
+    }
+
     /// The registration on its way was accepted: the search is over.
-    pub(crate) fn accepted(mut self, by: NodeId, depth: u32) -> Choice {
+    pub(crate) fn accepted(mut self, by: NodeId, depth: u32, key: OrderKey) -> Choice {
         let registering = self
             .registering
             .take()
@@ -320,7 +386,13 @@ impl Search {
         let considered = self.consider(&registering.address, Verdict::Accepted);
         considered.id = Some(by);
         considered.depth = Some(depth);
-        self.choice
+        considered.key = Some(key);
+        self.choice.bounded()
+    }
+
+    /// The search ends where it began.
+    pub(crate) fn given_up(self) -> Choice {
+        self.choice.bounded()
     }
 
     /// The registration on its way, if any.
@@ -339,8 +411,17 @@ impl Search {
     }
 
     /// Adds the alternatives of an answer, refusal or kick (`B2`).
-    fn enqueue_alternatives(&mut self, alternatives: &[Alternative]) {
+    fn enqueue_alternatives(&mut self, alternatives: &[Alternative], follow: Follow) {
         for Alternative { peer, place } in alternatives.iter().take(ALTERNATIVES_MAX) {
+            let wanted = match follow {
+                Follow::All => true,
+                Follow::Free => *place == Place::Free,
+                Follow::Voters => *place == Place::Voter,
+                Follow::Nobody => false,
+            };
+            if !wanted {
+                continue;
+            }
             let source = match place {
                 Place::Free => Source::Free,
                 Place::Voter => Source::Voter,
@@ -394,11 +475,12 @@ impl Search {
     /// listener, there it goes.
     fn is_worth_asking(&self, target: &Target) -> bool {
         let best = self.offers.iter().map(|offer| offer.rank).min();
-        let nothing_fresh = best.is_none_or(|best| best.is_stale());
+        let nothing_fresh = best.is_none_or(|best| best.key.stale);
         let few_enough = self.choice.considered.len() < ROUND_QUESTIONS_MAX;
         match target.source {
+            Source::Pinned => true,
             Source::Configured => {
-                self.asks_whole_list || best.is_none_or(|best| best.could_be_better())
+                self.asks_whole_list || best.is_none_or(|best| best.key.could_be_better())
             }
             Source::Learned if self.prefers_list() => {
                 nothing_fresh && few_enough && self.probes.is_empty()
@@ -413,9 +495,9 @@ impl Search {
         matches!(self.choice.why, Why::Start | Why::NewList)
     }
 
-    fn take_best_offer(&mut self) -> Option<Address> {
+    fn take_best_offer(&mut self) -> Option<Offer> {
         let best = (0..self.offers.len()).min_by_key(|&offer| self.offers[offer].rank)?;
-        Some(self.offers.swap_remove(best).address)
+        Some(self.offers.swap_remove(best))
     }
 
     fn take_probe(&mut self, address: &Address) -> Option<Probe> {
@@ -434,6 +516,7 @@ impl Search {
                     address: address.clone(),
                     id: None,
                     depth: None,
+                    key: None,
                     verdict,
                 });
                 considered.len() - 1
@@ -446,9 +529,8 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::choice::judge;
     use crate::ids::LogPosition;
-    use crate::message::Role;
+    use crate::message::{FreePlaces, Role};
     use crate::path::Path;
 
     const NOW: Instant = Instant(1_000);
@@ -469,6 +551,7 @@ mod tests {
         search.begin_round(
             NOW,
             Known {
+                pinned: None,
                 named: &[],
                 upstreams: &upstreams,
                 learned: &[],
@@ -491,16 +574,33 @@ mod tests {
             role: Role::Follower,
             attached: true,
             stale: false,
+            age: Duration::ZERO,
+            draining: false,
             path: Path::of(NodeId(number)),
             zone: None,
             capacity: u32::from(free),
             registered: 0,
+            free: FreePlaces::default(),
             committed: LogPosition::default(),
             alternatives: named.iter().map(voter).collect(),
         };
-        let verdict = judge(NodeId(0), None, &answer);
-        let rank = Rank::of(&answer, None, number);
-        search.answered(LATER, &peer(number).address, &answer, verdict, rank)
+        let rank = Rank {
+            not_pinned: true,
+            key: OrderKey::of(false, 0, None, None),
+            tie: number,
+        };
+        let worth = Worth {
+            verdict: if free {
+                Verdict::Eligible
+            } else {
+                Verdict::Full
+            },
+            rank,
+            keeping: true,
+            may_stay: false,
+            follow: Follow::All,
+        };
+        search.answered(LATER, &peer(number).address, &answer, worth)
     }
 
     #[test]
@@ -536,7 +636,7 @@ mod tests {
         assert_eq!(search.next_step(), Step::Wait);
         search.settle();
         for number in [1, 2] {
-            assert_eq!(search.next_step(), Step::Register(peer(number).address));
+            assert_eq!(search.next_step(), registers(number));
             search.register(LinkId::Up(number), peer(number).address);
             search.registration_failed(Verdict::Refused(crate::message::RefuseReason::Full), &[]);
         }
@@ -544,6 +644,13 @@ mod tests {
         assert!(answers(&mut search, 3, true, &[]).is_some());
         assert_eq!(search.next_step(), Step::Wait);
         search.ask_failed(&peer(4).address);
-        assert_eq!(search.next_step(), Step::Register(peer(3).address));
+        assert_eq!(search.next_step(), registers(3));
+    }
+
+    fn registers(number: u64) -> Step {
+        Step::Register {
+            to: peer(number).address,
+            keeping: true,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The session a listener is fed on, as the listener knows it.
 
-use crate::ids::{LinkId, LogPosition, NodeId, Peer};
+use crate::ids::{LinkId, LogPosition, NodeId, Peer, Zone};
 use crate::message::{ALTERNATIVES_MAX, Accept, Heartbeat};
 use crate::path::Path;
 use crate::time::Instant;
@@ -29,6 +29,12 @@ pub(crate) struct Session {
     pub(crate) path: Path,
     /// Whether the upstream is attached.
     pub(crate) attached: bool,
+    /// The upstream's zone (`B6`).
+    pub(crate) zone: Option<Zone>,
+    /// Whether the upstream is draining (`B16`).
+    pub(crate) draining: bool,
+    /// Where the nearest free place of the tree is, says the root (`B7`).
+    pub(crate) free_depth: Option<u32>,
     /// Whether the upstream says it is stale.
     pub(crate) stale: bool,
     /// Who leads, says the upstream.
@@ -52,6 +58,9 @@ impl Session {
             },
             path: accept.heartbeat.path.clone(),
             attached: accept.heartbeat.attached,
+            zone: accept.zone.clone(),
+            draining: accept.heartbeat.draining,
+            free_depth: accept.heartbeat.free_depth,
             stale: accept.heartbeat.stale,
             leader: accept.heartbeat.leader,
             ancestors,
@@ -63,6 +72,8 @@ impl Session {
         self.upstream.heard = now;
         self.upstream.committed = heartbeat.committed;
         self.stale = heartbeat.stale;
+        self.draining = heartbeat.draining;
+        self.free_depth = heartbeat.free_depth;
         self.leader = heartbeat.leader;
         let changed = self.attached != heartbeat.attached || self.path != heartbeat.path;
         self.attached = heartbeat.attached;

@@ -23,11 +23,15 @@ pub(crate) enum Timer {
     Grace,
     /// To forget failed rounds, having been attached long enough (`B2`).
     Steady,
+    /// To look for another place while attached (`B7`, `B8`, `B16`).
+    Look,
+    /// To kick those whom draining has left behind (`B16`).
+    Drain,
 }
 
 impl Timer {
     /// All of them, in the order in which those that are due together go off.
-    pub(crate) const ALL: [Timer; 9] = [
+    pub(crate) const ALL: [Timer; 11] = [
         Timer::Heartbeat,
         Timer::Reap,
         Timer::Silence,
@@ -37,6 +41,8 @@ impl Timer {
         Timer::Retry,
         Timer::Grace,
         Timer::Steady,
+        Timer::Look,
+        Timer::Drain,
     ];
 }
 

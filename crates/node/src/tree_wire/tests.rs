@@ -48,10 +48,16 @@ fn an_answer(role: Role) -> Answer {
         role,
         attached: true,
         stale: false,
+        age: Duration::from_millis(700),
+        draining: false,
         path: a_path(3),
         zone: Some(Zone::from("north")),
         capacity: 32,
         registered: 5,
+        free: FreePlaces {
+            slots: 27,
+            levels: 0,
+        },
         committed: position(),
         alternatives: alternatives(4),
     }
@@ -78,6 +84,8 @@ fn a_heartbeat() -> Heartbeat {
         stale: false,
         leader: Some(NodeId(0)),
         age: Duration::from_micros(1_500_001),
+        draining: false,
+        free_depth: Some(3),
         committed: position(),
     }
 }
@@ -91,6 +99,8 @@ fn messages() -> Vec<Message> {
             attached: false,
             stale: true,
             leader: None,
+            draining: true,
+            free_depth: None,
             ..a_heartbeat()
         },
         Heartbeat {
@@ -107,6 +117,7 @@ fn messages() -> Vec<Message> {
         let (voters, ancestors, siblings) = (peers(count), peers(count / 2), peers(count / 3));
         Accept {
             heartbeat: a_heartbeat(),
+            zone: (count > 0).then(|| Zone::from("south")),
             voters,
             ancestors,
             siblings,
@@ -118,6 +129,7 @@ fn messages() -> Vec<Message> {
         RefuseReason::Detached,
         RefuseReason::Loop,
         RefuseReason::TooDeep,
+        RefuseReason::Draining,
         RefuseReason::Cluster { ours: ClusterId(0) },
         RefuseReason::Protocol { ours: 0 },
         RefuseReason::Log { ours: an_end() },
@@ -129,7 +141,13 @@ fn messages() -> Vec<Message> {
         reason,
         alternatives: alternatives(5),
     });
-    let kicks = [KickReason::Leader, KickReason::Silent, KickReason::Admin].map(|reason| Kick {
+    let reasons = [
+        KickReason::Leader,
+        KickReason::Silent,
+        KickReason::Admin,
+        KickReason::Drain,
+    ];
+    let kicks = reasons.map(|reason| Kick {
         reason,
         alternatives: alternatives(ALTERNATIVES_MAX),
     });
@@ -155,6 +173,7 @@ fn messages() -> Vec<Message> {
         NewList,
         BecameVoter,
         UnknownSession,
+        NotBetter,
     ];
     heartbeats
         .into_iter()
@@ -195,7 +214,10 @@ fn answers_registrations_and_saved_lists_round_trip() {
     let bare = Answer {
         attached: false,
         stale: true,
+        age: Duration::MAX,
+        draining: true,
         zone: None,
+        free: FreePlaces::default(),
         alternatives: vec![],
         ..an_answer(Role::Listener)
     };
@@ -216,6 +238,11 @@ fn answers_registrations_and_saved_lists_round_trip() {
     assert_round_trip::<Saved, SavedBytes>(&Saved {
         upstreams,
         learned: peers(LEARNED_MAX),
+        steering: Steering {
+            pin: Some(a_peer(7)),
+            avoided: (1..=AVOIDED_MAX as u64).map(NodeId).collect(),
+            draining: true,
+        },
     });
 }
 
@@ -302,6 +329,14 @@ fn answers_with_wrong_values_are_rejected() {
     reject(
         |bytes| bytes.committed = None,
         "reject bytes without a known committed position",
+    );
+    reject(
+        |bytes| bytes.age_micros = None,
+        "reject bytes without a known age",
+    );
+    reject(
+        |bytes| bytes.free = None,
+        "reject bytes without a known count of free places",
     );
     reject(
         |bytes| bytes.alternatives[0].peer = None,
@@ -427,7 +462,7 @@ fn session_messages_with_wrong_values_are_rejected() {
         "reject bytes without a known committed position",
     );
     reject(kick(0), "reject unknown kick reason 0");
-    reject(kick(4), "reject unknown kick reason 4");
+    reject(kick(5), "reject unknown kick reason 5");
     reject(
         acks(HeartbeatAckBytes::default()),
         "reject bytes without a known committed position",
@@ -441,7 +476,7 @@ fn session_messages_with_wrong_values_are_rejected() {
         "reject bytes without a known count of free places",
     );
     reject(Some(SessionKind::Leave(0)), "reject unknown leave reason 0");
-    reject(Some(SessionKind::Leave(8)), "reject unknown leave reason 8");
+    reject(Some(SessionKind::Leave(9)), "reject unknown leave reason 9");
 }
 
 #[test]
@@ -449,8 +484,7 @@ fn saved_lists_with_wrong_values_are_rejected() {
     let reject = |bytes, why| assert_rejected(Saved::try_from(bytes), why);
     let upstreams = |text: &str, count| SavedBytes {
         upstreams: vec![text.into(); count],
-        learned: vec![],
-        started_with: vec![],
+        ..SavedBytes::default()
     };
     reject(upstreams("", 1), "reject bytes without a known address");
     reject(
@@ -460,12 +494,21 @@ fn saved_lists_with_wrong_values_are_rejected() {
     let learned = vec![peer_bytes(&a_peer(1)); LEARNED_MAX + 1];
     reject(
         SavedBytes {
-            upstreams: vec![],
             learned,
-            started_with: vec![],
+            ..SavedBytes::default()
         },
         "reject 17 learned peers, the limit is 16",
     );
+    let avoided = SavedBytes {
+        avoided: vec![1; AVOIDED_MAX + 1],
+        ..SavedBytes::default()
+    };
+    reject(avoided, "reject 65 avoided nodes, the limit is 64");
+    let nowhere = SavedBytes {
+        pin: Some(PeerBytes::default()),
+        ..SavedBytes::default()
+    };
+    reject(nowhere, "reject bytes without a known address");
 }
 
 #[test]

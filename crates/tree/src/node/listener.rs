@@ -2,7 +2,7 @@
 //! `B3`, `B5`). How it looks for another is in `searching.rs`.
 
 use super::{TreeNode, sanitized};
-use crate::choice::Verdict;
+use crate::choice::{Offered, Verdict};
 use crate::config::{GRACE_LEVELS_MAX, LEARNED_MAX, UPSTREAMS_MAX};
 use crate::freshness::Freshness;
 use crate::ids::{Address, LinkId, Peer};
@@ -10,6 +10,8 @@ use crate::message::{
     ALTERNATIVES_MAX, Accept, Alternative, Heartbeat, HeartbeatAck, Kick, KickReason, LeaveReason,
     Message, RefuseReason, Role,
 };
+use crate::mutation::Mutation;
+use crate::order::OrderKey;
 use crate::output::{Event, Output, Why};
 use crate::path::Path;
 use crate::search::Search;
@@ -41,17 +43,13 @@ impl TreeNode {
         self.check();
     }
 
-    /// The given version of [`Output::Persist`] is on disk. If a new list waited for that, the listener now leaves its
-    /// upstream, if it has one, and chooses anew (`S14`).
+    /// The given version of [`Output::Persist`] is on disk. If a new list waited for that, the listener now chooses from it,
+    /// and leaves its upstream, if it has one, when another has accepted it (`S14`).
     pub fn handle_persisted(&mut self, now: Instant, version: u64) {
         if let Some((_, list)) = self.new_list.take_if(|(awaited, _)| *awaited <= version) {
             let first = self.session.is_none() && self.search.is_none();
             self.saved.upstreams = list;
             self.stop_searching();
-            if self.session.is_some() {
-                self.leave(LeaveReason::NewList);
-                self.stand_alone(now);
-            }
             self.begin_search(now, if first { Why::Start } else { Why::NewList });
         }
         self.check();
@@ -117,7 +115,9 @@ impl TreeNode {
     /// since it answered may still make it unfit.
     fn handle_accept(&mut self, now: Instant, link: LinkId, accept: Accept) {
         let unfit = match &accept.heartbeat {
-            heartbeat if heartbeat.path.contains(self.config.id) => {
+            heartbeat
+                if heartbeat.path.contains(self.config.id) && !self.config.lacks(Mutation::B1) =>
+            {
                 Some((LeaveReason::Loop, RefuseReason::Loop))
             }
             heartbeat if heartbeat.path.is_full() => {
@@ -131,6 +131,16 @@ impl TreeNode {
         if let Some((leave, refused)) = unfit {
             self.send(link, Message::Leave(leave));
             self.registration_failed(now, Verdict::Refused(refused), &[]);
+            return;
+        }
+        let key = self.key(
+            accept.heartbeat.stale,
+            accept.heartbeat.path.depth(),
+            accept.zone.as_ref(),
+        );
+        if let Some(verdict) = self.reason_to_stay(now, &accept, key) {
+            self.send(link, Message::Leave(LeaveReason::NotBetter));
+            self.registration_failed(now, verdict, &[]);
             return;
         }
 
@@ -155,8 +165,10 @@ impl TreeNode {
             id: accept.heartbeat.path.last(),
             address,
         };
-        let choice = search.accepted(upstream.id, accept.heartbeat.path.depth());
+        let mut choice = search.accepted(upstream.id, accept.heartbeat.path.depth(), key);
+        choice.why = self.count_move(now, choice.why, upstream.id);
         let why = choice.why;
+        self.last_look = None;
         self.last_choice = Some(choice);
         self.stop_searching();
 
@@ -178,10 +190,24 @@ impl TreeNode {
         self.tell_standing(now, was_attached);
     }
 
+    /// Why not to go where we are accepted: it is to be avoided, or is no longer what it was when it answered (`B1`, `B7`).
+    fn reason_to_stay(&self, now: Instant, accept: &Accept, key: OrderKey) -> Option<Verdict> {
+        let seeker = self.seeker(now);
+        let place = Offered::by_accept(accept, key);
+        match seeker.weigh(&place) {
+            Verdict::Eligible if self.is_attached() && !seeker.may_move_below(&place) => {
+                Some(Verdict::OutOfOrder)
+            }
+            // Its registration replaced the session we have (S9): that one is going to be closed.
+            Verdict::Eligible | Verdict::Current => None,
+            verdict => Some(verdict),
+        }
+    }
+
     /// The upstream is alive and says where it stands. Answered at once and relayed at once.
     fn handle_heartbeat(&mut self, now: Instant, heartbeat: Heartbeat) {
         let was_attached = self.is_attached();
-        let free = self.downstreams.free_places();
+        let free = self.free_places();
         let session = self
             .session
             .as_mut()
@@ -193,7 +219,7 @@ impl TreeNode {
         self.fresh = Freshness::told(heartbeat.age, now);
         let changed = session.update(now, heartbeat);
         let link = session.upstream.link;
-        if session.path.contains(self.config.id) {
+        if session.path.contains(self.config.id) && !self.config.lacks(Mutation::B1) {
             // B1: a loop. Leave it.
             self.send(link, Message::Leave(LeaveReason::Loop));
             self.lost(now, Why::Loop, &[]);
@@ -212,11 +238,19 @@ impl TreeNode {
                 self.tell_standing(now, was_attached);
             } else {
                 self.heartbeat_downstreams(now);
+                self.review(now);
             }
         }
     }
 
     fn handle_kick(&mut self, now: Instant, kick: Kick) {
+        if kick.reason == KickReason::Admin
+            && let Some(session) = &self.session
+        {
+            // S12: not straight back.
+            let until = now + self.config.kick_away;
+            self.kicker = Some((session.upstream.peer.id, until));
+        }
         self.lost(now, Why::Kicked(kick.reason), &kick.alternatives);
     }
 
@@ -254,12 +288,12 @@ impl TreeNode {
             });
         }
         self.stand_alone(now);
-
-        if self
+        if let Some(search) = self
             .search
-            .as_ref()
-            .is_some_and(|search| search.registering().is_some())
+            .as_mut()
+            .filter(|search| search.registering().is_some())
         {
+            search.lost_meanwhile(why, alternatives);
             return;
         }
         self.stop_searching();
@@ -274,7 +308,11 @@ impl TreeNode {
         let named = if alternatives.is_empty() {
             None
         } else {
-            self.search.as_mut().and_then(Search::take_named)
+            let kicker = self.kicker_at(now);
+            let steering = &self.saved.steering;
+            let unwanted = |id| steering.avoids(id) || kicker == Some(id);
+            let search = self.search.as_mut();
+            search.and_then(|search| search.take_named(unwanted))
         };
         if let Some(first) = named {
             self.connect(now, first);
@@ -293,9 +331,10 @@ impl TreeNode {
     }
 
     fn session_ended(&mut self) {
-        for timer in [Timer::Silence, Timer::Grace, Timer::Steady] {
+        for timer in [Timer::Silence, Timer::Grace, Timer::Steady, Timer::Look] {
             self.timers.stop(timer);
         }
+        self.wish = None;
     }
 
     /// There is nobody above this node any more: its path is itself. Tells the downstreams at once.
@@ -324,8 +363,8 @@ impl TreeNode {
         self.heartbeat_downstreams(now);
         if attached {
             self.timers.stop(Timer::Grace);
-            self.stop_searching();
             if !was_attached {
+                self.stop_searching();
                 self.timers.set(Timer::Steady, now + self.config.timeout);
                 self.event(Event::Attached {
                     path: self.path.clone(),
@@ -339,17 +378,21 @@ impl TreeNode {
                 head: self.path.head(),
             });
         }
+        self.review(now);
     }
 
     /// How long to hope for the detached head: two timeouts for each level below it, of at most four (`B3`). So a subtree
     /// comes loose from the top, and mostly stays together.
     fn grace(&self) -> Duration {
+        if self.config.lacks(Mutation::B3) {
+            return Duration::ZERO;
+        }
         2 * self.config.timeout * self.path.depth().min(GRACE_LEVELS_MAX)
     }
 
     /// The head stayed detached for too long: search, without leaving (`B3`).
     pub(super) fn give_up_head(&mut self, now: Instant) {
-        if self.session.is_some() {
+        if self.session.is_some() && self.search.is_none() {
             self.begin_search(now, Why::HeadDetached);
         }
     }
@@ -395,7 +438,7 @@ impl TreeNode {
         }
     }
 
-    fn persist(&mut self) {
+    pub(super) fn persist(&mut self) {
         self.saved_version += 1;
         let mut saved = self.saved.clone();
         if let Some((_, list)) = &self.new_list {

@@ -1,8 +1,11 @@
 //! The state machine of one node: what comes in, what goes out, what can be seen. What it does as an upstream is in
-//! `upstream.rs`, as a listener in `listener.rs` and, while it looks for an upstream, `searching.rs`, as a voter in `voter.rs`.
+//! `upstream.rs`, as a listener in `listener.rs`, while it looks for an upstream `searching.rs` and, if it has one already,
+//! `moving.rs`; as a voter in `voter.rs`; for an administrator in `steering.rs`.
 
 mod listener;
+mod moving;
 mod searching;
+mod steering;
 mod upstream;
 mod voter;
 
@@ -13,8 +16,9 @@ use crate::config::Config;
 use crate::downstreams::{Downstream, Downstreams};
 use crate::freshness::Freshness;
 use crate::ids::{Address, LinkId, LogEnd, LogPosition, NodeId, Peer};
-use crate::message::{Heartbeat, Message, Register, Role, Saved};
-use crate::output::{Event, Output};
+use crate::message::{FreePlaces, Heartbeat, Message, Register, Role, Saved};
+use crate::mutation::Mutation;
+use crate::output::{Event, Output, Why};
 use crate::path::Path;
 use crate::rng::Rng;
 use crate::search::Search;
@@ -44,7 +48,8 @@ use core::time::Duration;
 ///   no upstream.
 /// - **voter-has-no-upstream**: a voter has neither a session with an upstream nor a search for one.
 /// - **never-stuck**: a detached listener that knows any server to ask has a timer set that makes it go on, or waits for its
-///   new list to be on disk.
+///   new list to be on disk; one that is attached and should be elsewhere looks for another place, or has a timer set to.
+/// - **steering-not-contradictory**: the pinned node is not avoided.
 #[derive(Debug)]
 pub struct TreeNode {
     config: Config,
@@ -63,6 +68,15 @@ pub struct TreeNode {
     session: Option<Session>,
     search: Option<Search>,
     last_choice: Option<Choice>,
+    last_look: Option<Choice>,
+    /// Why the listener should be elsewhere, though it is attached.
+    wish: Option<Why>,
+    /// Looks for another place that found none, since the wish changed.
+    vain_looks: u32,
+    /// When it moved to better places (`B7`).
+    improved: Vec<Instant>,
+    /// Who kicked it because an administrator asked for it, and until when not to go back there (`S12`).
+    kicker: Option<(NodeId, Instant)>,
     saved: Saved,
     /// The version of the last [`Output::Persist`].
     saved_version: u64,
@@ -75,9 +89,9 @@ pub struct TreeNode {
 }
 
 impl TreeNode {
-    /// A voter. It is stale until it hears a leader.
-    pub fn voter(config: Config, seed: u64) -> TreeNode {
-        TreeNode::new(config, Role::Follower, Saved::default(), seed)
+    /// A voter that starts with what an earlier run left on disk, if anything. It is stale until it hears a leader.
+    pub fn voter(config: Config, saved: Saved, seed: u64) -> TreeNode {
+        TreeNode::new(config, Role::Follower, saved, seed)
     }
 
     /// A listener that starts with what an earlier run left on disk, if anything. If it knows any server it begins to search
@@ -94,7 +108,7 @@ impl TreeNode {
         config.check();
         TreeNode {
             path: Path::of(config.id),
-            downstreams: Downstreams::new(config.capacity),
+            downstreams: Downstreams::new(config.capacity, !config.lacks(Mutation::S9)),
             config,
             rng: Rng::new(seed),
             timers: Timers::default(),
@@ -107,6 +121,11 @@ impl TreeNode {
             session: None,
             search: None,
             last_choice: None,
+            last_look: None,
+            wish: None,
+            vain_looks: 0,
+            improved: Vec::new(),
+            kicker: None,
             saved,
             saved_version: 0,
             new_list: None,
@@ -178,6 +197,8 @@ impl TreeNode {
                 Timer::Retry => self.begin_round(now),
                 Timer::Grace => self.give_up_head(now),
                 Timer::Steady => self.failed_rounds = 0,
+                Timer::Look => self.look(now),
+                Timer::Drain => self.kick_undrained(),
             }
         }
         self.check();
@@ -206,7 +227,7 @@ impl TreeNode {
             cluster: self.config.cluster,
             protocol: crate::config::PROTOCOL_VERSION,
             last_log,
-            free: self.downstreams.free_places(),
+            free: self.free_places(),
         }
     }
 
@@ -299,17 +320,33 @@ impl TreeNode {
         self.committed
     }
 
-    /// What this listener keeps on disk.
+    /// What this node keeps on disk.
     pub fn saved(&self) -> &Saved {
         &self.saved
     }
 
-    /// How the search for an upstream goes, or how the last one went (`B15`).
+    /// The version of the last [`Output::Persist`]: what has been asked of this node so far is on disk once this version is.
+    pub fn saved_version(&self) -> u64 {
+        self.saved_version
+    }
+
+    /// How this listener came to its upstream, or how the search for one goes while it has none (`B15`).
     pub fn last_choice(&self) -> Option<&Choice> {
         self.search
             .as_ref()
+            .filter(|_| !self.is_attached())
             .map(Search::choice)
             .or(self.last_choice.as_ref())
+    }
+
+    /// How the last look for another place went that found none, or how the present one goes: why this listener is still
+    /// where it is (`B7`, `B15`).
+    pub fn last_look(&self) -> Option<&Choice> {
+        self.search
+            .as_ref()
+            .filter(|_| self.is_attached())
+            .map(Search::choice)
+            .or(self.last_look.as_ref())
     }
 
     // What both sides lean on.
@@ -341,7 +378,34 @@ impl TreeNode {
             stale: self.is_stale(now),
             leader: self.leader(),
             age: self.age(now),
+            draining: self.saved.steering.draining,
+            free_depth: self.free_depth(),
             committed: self.committed,
+        }
+    }
+
+    /// The free places of this node's subtree (`B4`). A draining node offers none: who came would have to leave again.
+    fn free_places(&self) -> FreePlaces {
+        if self.saved.steering.draining || self.role == Role::Leader {
+            return FreePlaces::default();
+        }
+        self.downstreams.free_places()
+    }
+
+    /// How deep the least deep node with a free slot is, in the whole tree (`B7`). What comes up with the answers to
+    /// heartbeats grows by one at each level, so that a root, whose depth is zero, has the depth itself; from there it goes
+    /// down unchanged.
+    fn free_depth(&self) -> Option<u32> {
+        match self.role {
+            Role::Leader => None,
+            Role::Follower => {
+                let free = self.free_places();
+                (free.slots > 0).then_some(free.levels)
+            }
+            Role::Listener => {
+                let session = self.session.as_ref().filter(|session| session.attached)?;
+                session.free_depth
+            }
         }
     }
 
@@ -349,11 +413,13 @@ impl TreeNode {
     fn check(&self) {
         let id = self.config.id;
         assert!(
-            self.downstreams.len() <= self.config.capacity,
+            self.downstreams.len() <= self.config.capacity || self.config.lacks(Mutation::S9),
             "capacity: {id} has more downstreams than N"
         );
         assert!(
-            self.role != Role::Leader || self.downstreams.is_empty(),
+            self.role != Role::Leader
+                || self.downstreams.is_empty()
+                || self.config.lacks(Mutation::S10),
             "leader-feeds-none: {id} leads and feeds"
         );
         assert!(
@@ -361,12 +427,22 @@ impl TreeNode {
             "path-ends-here: the path of {id} ends elsewhere"
         );
         assert!(
-            self.path.depth() == 0 || !self.path.ids()[..self.path.ids().len() - 1].contains(&id),
+            self.config.lacks(Mutation::B1)
+                || !self.path.ids()[..self.path.ids().len() - 1].contains(&id),
             "path-ends-here: {id} is above itself"
         );
         assert!(
             self.session.is_some() == (self.path.depth() > 0),
             "path-ends-here: {id} has a path without an upstream"
+        );
+        assert!(
+            !self
+                .saved
+                .steering
+                .pin
+                .as_ref()
+                .is_some_and(|pin| self.saved.steering.avoids(pin.id)),
+            "steering-not-contradictory: {id} is pinned to a node that it avoids"
         );
         if self.role != Role::Listener {
             assert!(
@@ -377,7 +453,12 @@ impl TreeNode {
                 self.search.is_none(),
                 "voter-has-no-upstream: voter {id} looks for one"
             );
-        } else if !self.is_attached() && self.knows_servers() {
+        } else if self.is_attached() {
+            assert!(
+                self.wish.is_none() || self.search.is_some() || self.timers.is_set(Timer::Look),
+                "never-stuck: attached {id} should be elsewhere and does not look"
+            );
+        } else if self.knows_servers() {
             let timers = [
                 Timer::Probe,
                 Timer::Registration,
@@ -393,7 +474,9 @@ impl TreeNode {
 
     /// Whether there is any server to look for a place at.
     fn knows_servers(&self) -> bool {
-        !(self.saved.upstreams.is_empty() && self.saved.learned.is_empty())
+        !(self.saved.upstreams.is_empty()
+            && self.saved.learned.is_empty()
+            && self.saved.steering.pin.is_none())
     }
 }
 

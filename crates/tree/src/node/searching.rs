@@ -2,13 +2,13 @@
 //! `B2`, `B19`).
 
 use super::TreeNode;
-use crate::choice::{Verdict, judge};
+use crate::choice::{Aim, Offered, Verdict};
 use crate::config::ASKED_AT_ONCE;
 use crate::ids::{Address, LinkId, Peer};
 use crate::message::{Alternative, Answer, Refuse, Saved};
 use crate::order::Rank;
 use crate::output::{Event, Output, Why};
-use crate::search::{Known, Search, Step};
+use crate::search::{Known, Search, Step, Worth};
 use crate::time::Instant;
 use crate::timers::Timer;
 use core::time::Duration;
@@ -24,23 +24,39 @@ const SEARCH_TIMERS: [Timer; 4] = [
 impl TreeNode {
     /// A question was answered, in time or late. A late answer may be used, but asks nothing further (`B19`).
     pub fn handle_answer(&mut self, now: Instant, from: &Address, answer: Answer) {
-        let tie = self.rng.next();
-        let current = self
-            .session
-            .as_ref()
-            .map(|session| session.upstream.peer.id);
-        let Some(search) = self.search.as_mut() else {
+        if self.search.is_none() {
             return;
-        };
-        let verdict = judge(self.config.id, current, &answer);
-        let rank = Rank::of(&answer, self.config.zone.as_ref(), tie);
-        if let Some(rtt) = search.answered(now, from, &answer, verdict, rank) {
+        }
+        let worth = self.worth(now, &answer);
+        let search = self.search.as_mut().expect("seen above");
+        if let Some(rtt) = search.answered(now, from, &answer, worth) {
             // S8: the settling time.
             self.timers
                 .set(Timer::Settle, now + self.config.settle + 2 * rtt);
         }
         self.go_on(now);
         self.check();
+    }
+
+    /// What an answer is worth to this listener now.
+    fn worth(&mut self, now: Instant, answer: &Answer) -> Worth {
+        let tie = self.rng.next();
+        let key = self.key(answer.stale, answer.depth(), answer.zone.as_ref());
+        let seeker = self.seeker(now);
+        let verdict = seeker.judge(answer, key);
+        let is_current = verdict == Verdict::Current;
+        Worth {
+            verdict,
+            rank: Rank {
+                not_pinned: !self.saved.steering.is_pinned(answer.id()),
+                key,
+                // Among equals the upstream we have is best.
+                tie: if is_current { 0 } else { tie },
+            },
+            keeping: seeker.may_move_below(&Offered::by_answer(answer, key)),
+            may_stay: seeker.aim == Aim::AsListed,
+            follow: self.follow(now, answer),
+        }
     }
 
     /// A question could not be asked, or its connection failed.
@@ -55,9 +71,14 @@ impl TreeNode {
     /// Begins to search with what an earlier run left (`S6`, `B5`), if it left anything. One that knows a single server waits a while, so that a crowd
     /// that restarts together does not fall on it together (`B19`).
     pub(super) fn restart(&mut self, now: Instant) {
-        let Saved { upstreams, learned } = &self.saved;
+        let Saved {
+            upstreams,
+            learned,
+            steering,
+        } = &self.saved;
         let known = learned
             .iter()
+            .chain(&steering.pin)
             .filter(|peer| !upstreams.contains(&peer.address))
             .count()
             + upstreams.len();
@@ -91,8 +112,8 @@ impl TreeNode {
         named: &[Alternative],
         except: Option<&Peer>,
     ) {
+        let (mut upstreams, learned) = self.servers(now);
         // A long list is asked in random order, or all who share it ask its first four.
-        let mut upstreams = self.saved.upstreams.clone();
         if upstreams.len() > ASKED_AT_ONCE {
             self.rng.shuffle(&mut upstreams);
         }
@@ -100,9 +121,10 @@ impl TreeNode {
         search.begin_round(
             now,
             Known {
+                pinned: self.saved.steering.pin.as_ref(),
                 named,
                 upstreams: &upstreams,
-                learned: &self.saved.learned,
+                learned: &learned,
                 except,
             },
         );
@@ -115,8 +137,15 @@ impl TreeNode {
         while let Some(search) = self.search.as_mut() {
             match search.next_step() {
                 Step::Ask(to) => self.ask(now, to),
-                Step::Register(to) => self.connect(now, to),
+                Step::Register { to, keeping } => {
+                    if !keeping {
+                        self.leave_first(now);
+                    }
+                    self.connect(now, to);
+                }
+                Step::Rest if self.is_attached() => self.stay(now),
                 Step::Rest => self.rest(now),
+                Step::Stay => self.stay(now),
                 Step::Wait => break,
             }
         }

@@ -1,4 +1,5 @@
-//! A node as an upstream: it answers questions, takes listeners on, heartbeats them, and lets them go (`S7`, `S9` to `S12`).
+//! A node as an upstream: it answers questions, takes listeners on, heartbeats them, and lets them go (`S7`, `S9` to `S12`,
+//! `B16`).
 //! A leader is one too, as far as it answers and refuses (`S1`); it keeps nothing about who asks (`S2`).
 
 use super::TreeNode;
@@ -9,6 +10,7 @@ use crate::message::{
     Accept, Alternative, Answer, HeartbeatAck, Kick, KickReason, LogVerdict, Message, Place,
     Refuse, RefuseReason, Register, Role,
 };
+use crate::mutation::Mutation;
 use crate::output::{Event, Left, Output};
 use crate::time::Instant;
 use crate::timers::Timer;
@@ -22,10 +24,13 @@ impl TreeNode {
             role: self.role,
             attached: self.is_attached(),
             stale: self.is_stale(now),
+            age: self.age(now),
+            draining: self.saved.steering.draining,
             path: self.path.clone(),
             zone: self.config.zone.clone(),
             capacity: self.config.capacity,
             registered,
+            free: self.free_places(),
             committed: self.committed,
             alternatives: self.alternatives(from, registered >= self.config.capacity),
         }
@@ -121,7 +126,7 @@ impl TreeNode {
         }
         assert!(
             self.downstreams.is_empty(),
-            "leader-feeds-none: a downstream survived its kick"
+            "a downstream survived its kick"
         );
     }
 
@@ -136,7 +141,9 @@ impl TreeNode {
         // B2: when all are kicked, no downstream is an alternative.
         let alternatives = match reason {
             KickReason::Leader => self.voters_for(listener),
-            KickReason::Silent | KickReason::Admin => self.alternatives(listener, true),
+            KickReason::Silent | KickReason::Admin | KickReason::Drain => {
+                self.alternatives(listener, true)
+            }
         };
         self.send(
             link,
@@ -161,13 +168,15 @@ impl TreeNode {
                 ours: self.config.cluster,
             });
         }
-        if let LogVerdict::Differs { ours } = log {
+        if let LogVerdict::Differs { ours } = log
+            && !self.config.lacks(Mutation::B12)
+        {
             return Some(RefuseReason::Log { ours });
         }
         if self.role == Role::Leader {
             return Some(RefuseReason::Leader);
         }
-        if self.path.contains(listener) {
+        if self.path.contains(listener) && !self.config.lacks(Mutation::B1) {
             return Some(RefuseReason::Loop);
         }
         if !self.is_attached() {
@@ -176,7 +185,12 @@ impl TreeNode {
         if self.path.is_full() {
             return Some(RefuseReason::TooDeep);
         }
-        if self.downstreams.taken_by_others_than(listener) >= self.config.capacity {
+        if self.saved.steering.draining {
+            return Some(RefuseReason::Draining);
+        }
+        if self.downstreams.taken_by_others_than(listener) >= self.config.capacity
+            && !self.config.lacks(Mutation::S9)
+        {
             return Some(RefuseReason::Full);
         }
         None
@@ -225,6 +239,7 @@ impl TreeNode {
             link,
             Message::Accept(Accept {
                 heartbeat: self.state(now),
+                zone: self.config.zone.clone(),
                 voters,
                 ancestors,
                 siblings,
@@ -274,6 +289,10 @@ impl TreeNode {
                 listener: downstream.peer.id,
                 why,
             });
+            if self.saved.steering.draining && self.downstreams.is_empty() {
+                self.timers.stop(Timer::Drain);
+                self.event(Event::Drained);
+            }
         }
         self.output(Output::Close { link });
     }

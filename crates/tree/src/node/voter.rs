@@ -5,6 +5,7 @@ use super::TreeNode;
 use crate::freshness::Freshness;
 use crate::ids::{NodeId, Peer};
 use crate::message::{KickReason, LeaveReason, Role, Saved};
+use crate::mutation::Mutation;
 use crate::output::Why;
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -40,7 +41,9 @@ impl TreeNode {
         self.voters = self.ranked(state);
         if self.leader == Some(self.config.id) {
             self.role = Role::Leader;
-            self.kick_all(KickReason::Leader);
+            if !self.config.lacks(Mutation::S10) {
+                self.kick_all(KickReason::Leader);
+            }
         } else {
             self.role = Role::Follower;
         }
@@ -74,14 +77,17 @@ impl TreeNode {
     }
 
     /// A voter becomes a listener (`B16`): keeps its downstreams and looks for an upstream, knowing what `saved` says and
-    /// the voters it knew.
+    /// the voters it knew. What was asked of it (`B16`) it knows itself.
     pub fn become_listener(&mut self, now: Instant, saved: Saved) {
         assert!(
             self.role != Role::Listener,
             "a listener was told to become one"
         );
         self.role = Role::Listener;
-        self.saved = saved;
+        self.saved = Saved {
+            steering: core::mem::take(&mut self.saved.steering),
+            ..saved
+        };
         self.learn_neighbours(&[]);
         self.stand_alone(now);
         if self.knows_servers() {

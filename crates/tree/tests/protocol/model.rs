@@ -97,10 +97,13 @@ fn answer(id: u64, server: &Server) -> Answer {
         },
         attached: server.attached,
         stale: server.stale,
+        age: Duration::ZERO,
+        draining: false,
         path: Path::try_from(ids).unwrap(),
         zone: zone(server.zone),
         capacity: N,
         registered: server.registered,
+        free: FreePlaces::default(),
         committed: LogPosition::default(),
         alternatives: Vec::new(),
     }
@@ -139,7 +142,7 @@ proptest! {
         let mut config = Net::config(ME);
         config.zone = zone(my_zone);
         let upstreams = (1..=servers.len() as u64).map(address).collect();
-        let saved = Saved { upstreams, learned: Vec::new() };
+        let saved = Saved { upstreams, ..Saved::default() };
         let mut node = TreeNode::listener(Instant(0), config, saved, seed);
         // A restart that knows one server waits first (B19).
         if servers.len() == 1 {

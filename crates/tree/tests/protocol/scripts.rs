@@ -75,6 +75,18 @@ enum Command {
     ReleaseDisk(Node),
     /// Kicks a listener off its upstream. Example: kick n2 n4
     Kick { upstream: Node, listener: Node },
+    /// Pins a listener to an upstream, or to none. Example: pin n4 n2
+    Pin { name: Node, upstream: Option<Node> },
+    /// Has a listener avoid another node. Example: avoid n4 n2
+    Avoid { name: Node, upstream: Node },
+    /// Has a listener no longer avoid another node. Example: unavoid n4 n2
+    Unavoid { name: Node, upstream: Node },
+    /// Has a node hand its downstreams over and accept none. Example: drain n4
+    Drain(Node),
+    /// Has a node accept downstreams again. Example: undrain n4
+    Undrain(Node),
+    /// Shows whom a listener considered when it last looked for another place and found none. Example: look n4
+    Look(Node),
     /// Makes a listener a voter. Example: promote n4
     Promote(Node),
     /// Makes a voter a listener with a list. Example: demote n2 n3
@@ -161,6 +173,32 @@ struct Runner {
     net: Net,
 }
 
+fn choice(choice: Option<&Choice>) -> Vec<String> {
+    let Some(choice) = choice else {
+        return vec!["none yet".into()];
+    };
+    let considered = choice.considered.iter().map(|considered| {
+        let depth = considered
+            .depth
+            .map_or(String::new(), |depth| format!(" depth={depth}"));
+        let key = considered
+            .key
+            .filter(|key| key.stale || key.other_zone)
+            .map_or(String::new(), |key| format!(" key=({key})"));
+        format!(
+            "  {}{depth}{key} {:?}",
+            considered.address, considered.verdict
+        )
+    });
+    std::iter::once(format!("because {}", choice.why))
+        .chain(considered)
+        .collect()
+}
+
+fn refused(result: Result<(), SteerError>) -> Option<String> {
+    result.err().map(|error| format!("refused: {error}"))
+}
+
 impl Runner {
     fn new() -> Runner {
         Runner {
@@ -206,21 +244,6 @@ impl Runner {
         )
     }
 
-    fn choice(&self, id: u64) -> Vec<String> {
-        let Some(choice) = self.net.node(id).and_then(TreeNode::last_choice) else {
-            return vec!["no choice yet".into()];
-        };
-        let considered = choice.considered.iter().map(|considered| {
-            let depth = considered
-                .depth
-                .map_or(String::new(), |depth| format!(" depth={depth}"));
-            format!("  {}{depth} {:?}", considered.address, considered.verdict)
-        });
-        std::iter::once(format!("because {}", choice.why))
-            .chain(considered)
-            .collect()
-    }
-
     fn register(
         &mut self,
         listener: u64,
@@ -250,6 +273,8 @@ impl Runner {
             stale: false,
             leader: None,
             age: Duration::ZERO,
+            draining: false,
+            free_depth: None,
             committed: LogPosition::default(),
         };
         self.net.with(listener, |node, now| {
@@ -296,7 +321,7 @@ impl goldenscript::Runner for Runner {
                     Net::config(name.0),
                     Saved {
                         upstreams,
-                        learned: Vec::new(),
+                        ..Saved::default()
                     },
                 );
             }
@@ -316,7 +341,9 @@ impl goldenscript::Runner for Runner {
                     upstream.peer, upstream.committed, upstream.heard
                 ));
             }
-            Command::Choice(name) => lines = self.choice(name.0),
+            Command::Choice(name) => {
+                lines = choice(self.net.node(name.0).and_then(TreeNode::last_choice));
+            }
             Command::Leader(name) => self.net.set_leader(Some(name.0)),
             Command::NoLeader => self.net.set_leader(None),
             Command::Kill(name) => self.net.kill(name.0),
@@ -341,6 +368,21 @@ impl goldenscript::Runner for Runner {
                     .with(upstream.0, |node, now| node.kick(now, NodeId(listener.0)));
                 lines.push(format!("kicked: {}", kicked.ok_or("it is down")?));
             }
+            Command::Pin { name, upstream } => {
+                let upstream = upstream.as_ref().map(|upstream| upstream.0);
+                lines.extend(refused(self.net.pin(name.0, upstream)));
+            }
+            Command::Avoid { name, upstream } => {
+                lines.extend(refused(self.net.avoid(name.0, upstream.0, true)));
+            }
+            Command::Unavoid { name, upstream } => {
+                lines.extend(refused(self.net.avoid(name.0, upstream.0, false)));
+            }
+            Command::Drain(name) => self.net.set_draining(name.0, true),
+            Command::Undrain(name) => self.net.set_draining(name.0, false),
+            Command::Look(name) => {
+                lines = choice(self.net.node(name.0).and_then(TreeNode::last_look));
+            }
             Command::Promote(name) => self.net.promote(name.0),
             Command::Demote { name, upstreams } => self.net.demote(name.0, &upstreams.0),
             Command::Log { name, log } => self.net.set_log(name.0, log.0),
@@ -360,6 +402,8 @@ impl goldenscript::Runner for Runner {
                     stale: false,
                     leader: None,
                     age: Duration::ZERO,
+                    draining: false,
+                    free_depth: None,
                     committed: LogPosition::default(),
                 };
                 let outputs = self.net.with(name.0, |node, now| {

@@ -48,7 +48,7 @@ struct Host {
     next_down: u64,
     /// Its entry in the network's timers.
     timer: Option<Instant>,
-    last_shown: BTreeMap<usize, (Path, bool)>,
+    last_shown: BTreeMap<usize, (Path, bool, bool)>,
     /// How many heartbeats it has sent.
     heartbeats: u64,
 }
@@ -195,7 +195,7 @@ impl Net {
         host.writes_waiting.clear();
         let seed = id * 1000 + host.life;
         let node = match host.voter {
-            true => TreeNode::voter(host.config.clone(), seed),
+            true => TreeNode::voter(host.config.clone(), host.disk.clone(), seed),
             false => TreeNode::listener(now, host.config.clone(), host.disk.clone(), seed),
         };
         host.node = Some(node);
@@ -315,13 +315,30 @@ impl Net {
     pub fn demote(&mut self, id: u64, list: &[u64]) {
         let saved = Saved {
             upstreams: list.iter().map(|&id| address(id)).collect(),
-            learned: Vec::new(),
+            ..Saved::default()
         };
         let host = self.hosts.get_mut(&id).unwrap();
         host.voter = false;
         host.disk = saved.clone();
         self.with(id, |node, now| node.become_listener(now, saved));
         self.tell_voters();
+    }
+
+    pub fn pin(&mut self, id: u64, upstream: Option<u64>) -> Result<(), SteerError> {
+        self.with(id, |node, now| node.pin(now, upstream.map(peer)))
+            .expect("it runs")
+    }
+
+    pub fn avoid(&mut self, id: u64, upstream: u64, on: bool) -> Result<(), SteerError> {
+        self.with(id, |node, now| node.avoid(now, NodeId(upstream), on))
+            .expect("it runs")
+    }
+
+    pub fn set_draining(&mut self, id: u64, on: bool) {
+        self.with(id, |node, now| match on {
+            true => node.drain(now),
+            false => node.undrain(now),
+        });
     }
 
     pub fn set_log(&mut self, id: u64, log: LogEnd) {
@@ -767,8 +784,11 @@ impl Net {
     fn is_news(&mut self, id: u64, link: usize, message: &Message) -> bool {
         let shown = match message {
             Message::HeartbeatAck(_) => return false,
-            Message::Accept(accept) => (accept.heartbeat.path.clone(), accept.heartbeat.attached),
-            Message::Heartbeat(heartbeat) => (heartbeat.path.clone(), heartbeat.attached),
+            Message::Accept(Accept { heartbeat, .. }) | Message::Heartbeat(heartbeat) => (
+                heartbeat.path.clone(),
+                heartbeat.attached,
+                heartbeat.draining,
+            ),
             Message::Refuse(_) | Message::Kick(_) | Message::Leave(_) => return true,
         };
         let last_shown = &mut self.hosts.get_mut(&id).unwrap().last_shown;

@@ -16,10 +16,11 @@ pub fn answer(answer: &Answer) -> String {
         capacity,
         ..
     } = answer;
-    let state = match (answer.attached, answer.stale) {
-        (false, _) => " detached",
-        (true, true) => " stale",
-        (true, false) => "",
+    let state = match (answer.attached, answer.stale, answer.draining) {
+        (_, _, true) => " draining",
+        (false, _, _) => " detached",
+        (true, true, _) => " stale",
+        (true, false, _) => "",
     };
     let zone = answer
         .zone
@@ -62,15 +63,26 @@ pub fn message(message: &Message) -> String {
 
 fn heartbeat(heartbeat: &Heartbeat) -> String {
     let state = if heartbeat.attached { "" } else { " detached" };
-    format!("{}{state}", heartbeat.path)
+    let draining = if heartbeat.draining { " draining" } else { "" };
+    format!("{}{state}{draining}", heartbeat.path)
 }
 
 pub fn saved(saved: &Saved) -> String {
     let upstreams: Vec<String> = saved.upstreams.iter().map(Address::to_string).collect();
+    let Steering {
+        pin,
+        avoided,
+        draining,
+    } = &saved.steering;
+    let pin = pin.as_ref().map(|pin| format!(" pin={pin}"));
+    let avoided: Vec<String> = avoided.iter().map(|id| format!(" avoid={id}")).collect();
     format!(
-        "persists list=[{}] learned={}",
+        "persists list=[{}] learned={}{}{}{}",
         upstreams.join(" "),
-        peers(&saved.learned)
+        peers(&saved.learned),
+        pin.unwrap_or_default(),
+        avoided.concat(),
+        if *draining { " draining" } else { "" }
     )
 }
 

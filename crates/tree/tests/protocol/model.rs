@@ -193,6 +193,9 @@ enum Step {
     List(u64, Vec<u64>),
     LogVoters(u64),
     Promote(u64),
+    Pin(u64, Option<u64>),
+    Avoid(u64, u64, bool),
+    Drain(u64, bool),
 }
 
 fn step(nodes: u64) -> impl Strategy<Value = Step> {
@@ -210,7 +213,10 @@ fn step(nodes: u64) -> impl Strategy<Value = Step> {
         2 => (any.clone(), any.clone()).prop_map(|(a, b)| Step::Kick(a, b)),
         1 => (any.clone(), list(nodes)).prop_map(|(id, list)| Step::List(id, list)),
         1 => any.clone().prop_map(Step::LogVoters),
-        1 => any.prop_map(Step::Promote),
+        1 => any.clone().prop_map(Step::Promote),
+        1 => (any.clone(), prop::option::weighted(0.8, any.clone())).prop_map(|(id, pin)| Step::Pin(id, pin)),
+        1 => (any.clone(), any.clone(), prop::bool::weighted(0.8)).prop_map(|(id, other, on)| Step::Avoid(id, other, on)),
+        1 => (any, prop::bool::weighted(0.7)).prop_map(|(id, on)| Step::Drain(id, on)),
     ]
 }
 
@@ -298,7 +304,26 @@ fn perform(net: &mut Net, scenario: &Scenario, step: &Step) {
             net.with(*id, |node, now| node.handle_voters(now, voters));
         }
         Step::Promote(id) if net.is_up(*id) && !is_voter(net, *id) => net.promote(*id),
+        // What cannot be granted is refused, and changes nothing.
+        Step::Pin(id, upstream) if net.is_up(*id) => drop(net.pin(*id, *upstream)),
+        Step::Avoid(id, other, on) if net.is_up(*id) => drop(net.avoid(*id, *other, *on)),
+        Step::Drain(id, on) if net.is_up(*id) => net.set_draining(*id, *on),
         _ => {}
+    }
+}
+
+/// With everybody avoided or draining there may be no place for all.
+fn lift_avoidances(net: &mut Net, id: u64) {
+    net.set_draining(id, false);
+    let avoided = net
+        .node(id)
+        .expect("all nodes run")
+        .steering()
+        .avoided
+        .clone();
+    for other in avoided {
+        net.avoid(id, other.0, false)
+            .expect("not to avoid is always granted");
     }
 }
 
@@ -400,6 +425,9 @@ proptest! {
             if !net.is_up(id) {
                 start(&mut net, &scenario, id);
             }
+        }
+        for id in net.ids() {
+            lift_avoidances(&mut net, id);
         }
         net.set_leader(Some(2));
         net.run(Duration::from_secs(60));

@@ -69,7 +69,7 @@ impl TreeNode {
         }
         self.wish = wish;
         self.vain_looks = 0;
-        if self.is_looking() {
+        if self.is_attached() && self.aim() != Aim::AsListed {
             self.stop_searching();
         }
         match wish {
@@ -110,11 +110,6 @@ impl TreeNode {
             return;
         }
         self.begin_search(now, why);
-    }
-
-    /// Whether the search, if there is one, is that of an attached listener.
-    pub(super) fn is_looking(&self) -> bool {
-        self.search.is_some() && self.is_attached()
     }
 
     /// A look found nowhere to go: stay, and look again later.

@@ -145,7 +145,9 @@ impl TreeNode {
                 }
                 Step::Rest if self.is_attached() => self.stay(now),
                 Step::Rest => self.rest(now),
-                Step::Stay => self.stay(now),
+                Step::Stay if self.is_attached() => self.stay(now),
+                // The upstream was lost since it answered.
+                Step::Stay => {}
                 Step::Wait => break,
             }
         }

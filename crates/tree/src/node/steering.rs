@@ -105,9 +105,10 @@ impl TreeNode {
     /// A pin or an avoidance changed: keep it, and see where that leaves us.
     fn steered(&mut self, now: Instant) {
         self.persist();
+        self.wish = None;
         self.review(now);
-        // An administrator waits: look now, whatever the reason is.
-        if self.timers.is_set(Timer::Look) && !self.is_looking() {
+        if self.wish.is_some() {
+            // An administrator waits: look now, whatever the reason is.
             self.timers.set(Timer::Look, now);
         }
     }

@@ -132,6 +132,26 @@ fn node_metrics(replica: &Replica, page: &mut Page) {
         counters.moves,
     );
     page.counter(
+        "fed_again_total",
+        "Times this listener was fed again after it had lost its upstream.",
+        counters.fed_again,
+    );
+    page.counter(
+        "unfed_microseconds_total",
+        "Microseconds between losing an upstream and being fed again, all of them together.",
+        counters.unfed_us,
+    );
+    page.gauge(
+        "unfed_microseconds_max",
+        "The longest of these.",
+        counters.unfed_max_us,
+    );
+    page.gauge(
+        "unfed_microseconds_last",
+        "The last of these.",
+        counters.unfed_last_us,
+    );
+    page.counter(
         "listeners_left_total",
         "Listeners that left this node or were kicked.",
         counters.listeners_left,

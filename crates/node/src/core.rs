@@ -18,6 +18,7 @@ use crate::reads::Reads;
 use crate::snapshot::Snapshots;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::tree_loop::TreeHandle;
+use crate::unfed::Unfed;
 use bytes::Bytes;
 use eaves_log::Frame;
 use std::collections::HashMap;
@@ -71,6 +72,8 @@ pub(crate) struct Core {
     pub reads: Reads,
     /// The link a listener takes entries from.
     pub following: Following,
+    /// The time without an upstream that a listener is in.
+    pub unfed: Unfed,
     /// Numbers the connections from downstreams.
     pub next_link: AtomicU64,
     /// Snapshots, sent and received.

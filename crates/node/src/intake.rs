@@ -179,7 +179,7 @@ impl Intake {
                 }),
                 Kind::Entries => self.take(packet)?,
                 Kind::FeedStart => match packet.head::<FeedStart>()?.start {
-                    Some(Start::Entries(_)) => {}
+                    Some(Start::Entries(_)) => self.fed(),
                     Some(Start::NeedSnapshot(need)) => {
                         tracing::info!(
                             "upstream {} has the log from {} only: fetch a snapshot",
@@ -272,6 +272,24 @@ impl Intake {
         self.unacked_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.acknowledge();
         Ok(())
+    }
+
+    /// The upstream feeds from here on: counts how long nobody did.
+    fn fed(&self) {
+        let Some(gap) = self.core.unfed.end() else {
+            return;
+        };
+        let gap_us = gap.as_micros() as u64;
+        tracing::info!(
+            "fed again by {} after {gap_us} us without an upstream",
+            self.address
+        );
+        self.core.count(|counters| {
+            counters.fed_again += 1;
+            counters.unfed_us += gap_us;
+            counters.unfed_max_us = counters.unfed_max_us.max(gap_us);
+            counters.unfed_last_us = gap_us;
+        });
     }
 
     /// Acknowledges when enough came in, unless this node's disk is far behind: then the upstream's window closes, and with it the

@@ -32,6 +32,7 @@ mod steer;
 mod survey;
 mod tree_loop;
 mod tree_wire;
+mod unfed;
 mod wire;
 
 pub use crate::core::{MAX_COMMAND_BYTES, REQUEST_TIMEOUT};

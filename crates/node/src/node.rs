@@ -25,6 +25,7 @@ use crate::status::{
 };
 use crate::steer::Steering;
 use crate::tree_loop::TreeHandle;
+use crate::unfed::Unfed;
 use bytes::Bytes;
 use eaves_log::DirLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -104,6 +105,7 @@ impl Node {
             unanswered_bytes: AtomicUsize::new(0),
             reads: Reads::default(),
             following: Following::default(),
+            unfed: Unfed::default(),
             next_link: AtomicU64::new(1),
             snapshots,
             apply_turn: tokio::sync::Mutex::default(),

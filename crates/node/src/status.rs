@@ -197,6 +197,14 @@ pub struct Counters {
     pub snapshots: SnapshotCounters,
     /// Times this listener found a new upstream.
     pub moves: u64,
+    /// Times this listener was fed again after it had lost its upstream.
+    pub fed_again: u64,
+    /// Microseconds between the loss of an upstream and being fed again: all of them together, the longest, and the last.
+    pub unfed_us: u64,
+    /// See [`Counters::unfed_us`].
+    pub unfed_max_us: u64,
+    /// See [`Counters::unfed_us`].
+    pub unfed_last_us: u64,
     /// Listeners that left or were kicked.
     pub listeners_left: u64,
 }

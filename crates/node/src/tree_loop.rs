@@ -507,6 +507,7 @@ impl Run {
         self.note_former(&event);
         match event {
             Event::Moved { .. } => self.core.count(|counters| counters.moves += 1),
+            Event::Lost { .. } => self.core.unfed.begin(),
             Event::Left { .. } => self.core.count(|counters| counters.listeners_left += 1),
             _ => {}
         }

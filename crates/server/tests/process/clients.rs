@@ -1,12 +1,9 @@
 //! Clients that ask for too much, and one that reads too little.
 
 use crate::cluster::{Cluster, Node, put};
+use crate::watcher::{self, Watch};
 use bytes::Bytes;
-use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;
-use eaves_kv::proto::etcdserverpb::{
-    PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, request_op,
-    watch_request,
-};
+use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use std::fs;
 use tonic::{Code, Status};
 
@@ -140,33 +137,9 @@ async fn a_client_that_stops_reading_its_watch_costs_no_memory_and_hinders_nobod
     }
 }
 
-type Watch = (
-    tokio::sync::mpsc::Sender<WatchRequest>,
-    tonic::Streaming<eaves_kv::proto::etcdserverpb::WatchResponse>,
-);
-
-/// A watch of everything under `events/`, on a connection of its own: one that is not read must not hold up another test client.
+/// A watch of everything under `events/`.
 async fn watch(node: &Node) -> Watch {
-    let (requests, queue) = tokio::sync::mpsc::channel(1);
-    let create = WatchCreateRequest {
-        key: "events/".into(),
-        range_end: "events0".into(),
-        ..Default::default()
-    };
-    let create = WatchRequest {
-        request_union: Some(watch_request::RequestUnion::CreateRequest(create)),
-    };
-    requests.send(create).await.expect("the queue has room");
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", node.address()))
-        .expect("a loopback address is an endpoint");
-    let channel = endpoint.connect().await.expect("the node listens");
-    let stream = tokio_stream::wrappers::ReceiverStream::new(queue);
-    let responses = WatchClient::new(channel)
-        .max_decoding_message_size(usize::MAX)
-        .watch(stream)
-        .await
-        .expect("the watch service answers");
-    (requests, responses.into_inner())
+    watcher::watch(&node.address(), ("events/", "events0"), 0).await
 }
 
 /// The resident memory of a node's process.

@@ -301,14 +301,7 @@ impl Node {
 
     /// The revision that it stands at by itself.
     pub async fn revision(&self) -> Result<i64, Status> {
-        let mut kv = self.kv();
-        let answer = kv.range(RangeRequest {
-            key: "a".into(),
-            serializable: true,
-            ..Default::default()
-        });
-        let header = answer.await?.into_inner().header;
-        Ok(header.expect("an answer has a header").revision)
+        revision(self.kv(), true).await
     }
 
     /// All that it holds by itself at `revision`.
@@ -350,6 +343,17 @@ pub async fn put(
         .await
         .map_err(|_| Status::deadline_exceeded("the test waits no longer"))??;
     let header = answer.into_inner().header;
+    Ok(header.expect("an answer has a header").revision)
+}
+
+/// The revision of a node's own state, or of the group's for a linearizable read.
+pub async fn revision(mut kv: KvClient<Channel>, serializable: bool) -> Result<i64, Status> {
+    let answer = kv.range(RangeRequest {
+        key: "a".into(),
+        serializable,
+        ..Default::default()
+    });
+    let header = answer.await?.into_inner().header;
     Ok(header.expect("an answer has a header").revision)
 }
 

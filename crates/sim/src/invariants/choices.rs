@@ -1,0 +1,134 @@
+//! How listeners choose and when they may.
+//!
+//! - **fresh-first** (`B8`): nobody registers with a node that said it is stale while one that said it is not would have taken it.
+//! - **subtree-together** (`B3`): below a detached head nobody searches before its patience is over.
+
+use super::Broken;
+use crate::engine::Micros;
+use crate::host::{Host, host_at};
+use eaves_tree::{Answer, Event, GRACE_LEVELS_MAX, NodeId, Verdict, Why};
+use std::collections::BTreeMap;
+
+/// What is remembered of each node.
+#[derive(Clone, Default)]
+struct Remembered {
+    /// When each node answered last, by the asker's clock, and whether it was stale.
+    answers: BTreeMap<u32, (Micros, bool)>,
+    /// Since when it is detached below this head, so many levels.
+    detached: Option<(Micros, NodeId, u32)>,
+}
+
+/// What each node was told, and since when it has been detached.
+pub struct Choices(Vec<Remembered>);
+
+impl Choices {
+    pub(super) fn new(hosts: usize) -> Choices {
+        Choices(vec![Remembered::default(); hosts])
+    }
+
+    pub(super) fn forget(&mut self, number: u32) {
+        self.0[number as usize] = Remembered::default();
+    }
+
+    /// A question of `number` was answered.
+    pub(crate) fn answered(&mut self, now: Micros, number: u32, by: u32, answer: &Answer) {
+        self.0[number as usize]
+            .answers
+            .insert(by, (now, answer.stale));
+    }
+
+    pub(super) fn event(&mut self, now: Micros, number: u32, event: &Event, host: &Host) {
+        let remembered = &mut self.0[number as usize];
+        match event {
+            Event::Detached { head } => {
+                let levels = host.node.as_ref().map_or(0, |node| node.path().depth());
+                remembered.detached = Some((now, *head, levels));
+            }
+            Event::Attached { .. } | Event::Lost { .. } | Event::Moved { .. } => {
+                remembered.detached = None
+            }
+            _ => {}
+        }
+    }
+
+    /// A listener has moved: was it right to?
+    pub(super) fn chose(
+        &mut self,
+        number: u32,
+        upstream: u32,
+        hosts: &[Host],
+    ) -> Result<(), Broken> {
+        let remembered = &mut self.0[number as usize];
+        let host = &hosts[number as usize];
+        // An administrator's pin goes before all (B16).
+        let unpinned = host
+            .node
+            .as_ref()
+            .filter(|node| !node.steering().is_pinned(crate::host::id(upstream)));
+        let choice = unpinned.and_then(|node| node.last_choice());
+        let held = match choice {
+            Some(choice) => {
+                let began = host.started_at + choice.began.0;
+                let in_this_round = |by: u32| {
+                    remembered
+                        .answers
+                        .get(&by)
+                        .filter(|(at, _)| *at >= began)
+                        .map(|(_, stale)| *stale)
+                };
+                let fresher = choice
+                    .considered
+                    .iter()
+                    .filter(|considered| considered.verdict == Verdict::Eligible)
+                    .map(|considered| host_at(&considered.address))
+                    .find(|&other| in_this_round(other) == Some(false));
+                match fresher {
+                    Some(fresher) if in_this_round(upstream) == Some(true) => {
+                        let what = format!(
+                            "n{} chose n{}, which is stale, before n{}, which is not",
+                            number + 1,
+                            upstream + 1,
+                            fresher + 1
+                        );
+                        Err(("fresh-first", what))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            None => Ok(()),
+        };
+        remembered.answers.clear();
+        held
+    }
+
+    /// A node asks somebody for a place.
+    pub(super) fn may_search(&self, now: Micros, number: u32, host: &Host) -> Result<(), Broken> {
+        let Some(node) = &host.node else {
+            return Ok(());
+        };
+        let (Some((since, head, levels)), Some(_)) =
+            (self.0[number as usize].detached, node.upstream())
+        else {
+            return Ok(());
+        };
+        // An administrator's list is followed at once.
+        if node
+            .last_choice()
+            .is_some_and(|choice| choice.why == Why::NewList)
+        {
+            return Ok(());
+        }
+        let timeout = host.config.timeout.as_micros() as Micros;
+        let patience = 2 * timeout * Micros::from(levels.min(GRACE_LEVELS_MAX));
+        if now - since >= patience {
+            return Ok(());
+        }
+        let what = format!(
+            "n{}, {levels} levels below the detached {head}, searches after {} ms instead of {} ms",
+            number + 1,
+            (now - since) / 1000,
+            patience / 1000
+        );
+        Err(("subtree-together", what))
+    }
+}

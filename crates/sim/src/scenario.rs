@@ -1,0 +1,263 @@
+//! What a seed draws: how the world is made, and what goes wrong in it when. Printed before anything else.
+
+use crate::engine::{MILLISECOND, Micros, SECOND};
+use crate::faults::{Fault, Target};
+use crate::network::{Cut, Quality};
+use crate::raft::Times;
+use crate::rng::Rng;
+use crate::world::{HostSetup, Setup};
+use std::fmt;
+
+/// The most hosts of one run: as many as a set of voters can hold, so that each of them can be promoted.
+pub const HOSTS_MAX: u64 = 64;
+
+/// Everything that a seed decides before the run begins.
+pub struct Scenario {
+    /// The seed.
+    pub seed: u64,
+    /// How the world is made.
+    pub setup: Setup,
+    /// When each listener is started first.
+    pub starts: Vec<(Micros, u32)>,
+    /// What goes wrong when.
+    pub faults: Vec<(Micros, Fault)>,
+    /// When all that ends.
+    pub calm_at: Micros,
+}
+
+impl Scenario {
+    /// What `seed` draws.
+    pub fn draw(seed: u64) -> Scenario {
+        let rng = &mut Rng::new(seed, 1);
+        let founders = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5]);
+        let listeners = rng.scale(1, HOSTS_MAX - founders);
+        let hosts = draw_hosts(rng, founders as u32, listeners as u32);
+        let starts = draw_starts(rng, founders as u32, listeners as u32);
+        let calm_at = rng.between(10 * SECOND, 60 * SECOND);
+        let faults = draw_faults(
+            &mut Rng::new(seed, 2),
+            founders as u32,
+            hosts.len() as u32,
+            calm_at,
+        );
+        let setup = Setup {
+            seed,
+            hosts,
+            founders: founders as u32,
+            quality: draw_quality(rng),
+            times: Times {
+                heartbeat: 100 * MILLISECOND,
+                election: 500 * MILLISECOND,
+            },
+            flush: rng.scale(200, 20_000),
+            flush_interval: rng.scale(10 * MILLISECOND, SECOND),
+            write_interval: rng.scale(10 * MILLISECOND, SECOND),
+            retention: rng.scale(20, 2000),
+            improve: rng.scale(5 * SECOND, 60 * SECOND),
+            snapshot: rng.scale(MILLISECOND, 2 * SECOND),
+        };
+        Scenario {
+            seed,
+            setup,
+            starts,
+            faults,
+            calm_at,
+        }
+    }
+
+    /// The same without listeners, and without anything that is done to them: what the group does must not change (no-vote).
+    pub fn without_listeners(mut self) -> Scenario {
+        self.setup.hosts.truncate(self.setup.founders as usize);
+        self.starts.clear();
+        self
+    }
+}
+
+fn draw_hosts(rng: &mut Rng, founders: u32, listeners: u32) -> Vec<HostSetup> {
+    let zones = *rng.pick(&[1, 1, 2, 3]);
+    let (least, most) = *rng.pick(&[(1, 2), (1, 4), (2, 4), (2, 8), (8, 32)]);
+    let alike = rng.permille(500);
+    let count = founders + listeners;
+    let mut hosts = Vec::new();
+    for number in 0..count {
+        let capacity = if alike {
+            most
+        } else {
+            rng.between(least, most)
+        } as u32;
+        let zone = match zones {
+            1 => 0,
+            _ => 1 + rng.below(zones) as u32,
+        };
+        let upstreams = if number < founders {
+            Vec::new()
+        } else {
+            draw_list(rng, founders, count)
+        };
+        hosts.push(HostSetup {
+            capacity,
+            zone,
+            upstreams,
+        });
+    }
+    hosts
+}
+
+/// Any servers, and one founder among them: who knows only others that know nobody cannot be helped.
+fn draw_list(rng: &mut Rng, founders: u32, count: u32) -> Vec<u32> {
+    let mut list = vec![rng.below(u64::from(founders)) as u32];
+    for _ in 0..*rng.pick(&[0, 0, 1, 2, 3, 6]) {
+        let other = rng.below(u64::from(count)) as u32;
+        if !list.contains(&other) {
+            let place = rng.below(list.len() as u64 + 1) as usize;
+            list.insert(place, other);
+        }
+    }
+    list
+}
+
+fn draw_starts(rng: &mut Rng, founders: u32, listeners: u32) -> Vec<(Micros, u32)> {
+    let spread = *rng.pick(&[1, 100 * MILLISECOND, 5 * SECOND]);
+    let begin = *rng.pick(&[0, 2 * SECOND]);
+    let mut starts: Vec<(Micros, u32)> = (founders..founders + listeners)
+        .map(|host| (begin + rng.below(spread), host))
+        .collect();
+    starts.sort_unstable();
+    starts
+}
+
+fn draw_quality(rng: &mut Rng) -> Quality {
+    let near = rng.scale(100, 10 * MILLISECOND);
+    Quality {
+        near,
+        far: near + rng.scale(MILLISECOND, 60 * MILLISECOND),
+        jitter: rng.below(near) + *rng.pick(&[0, 0, 5 * MILLISECOND]),
+        loss_permille: *rng.pick(&[0, 0, 1, 10, 100]),
+        reset_permille: *rng.pick(&[0, 20, 200]),
+        repeat_permille: *rng.pick(&[0, 0, 50]),
+        connect_round_trips: rng.below(3),
+    }
+}
+
+/// Some kinds of faults, not all: a run in which everything goes wrong finds only what needs everything.
+fn draw_faults(rng: &mut Rng, founders: u32, count: u32, calm_at: Micros) -> Vec<(Micros, Fault)> {
+    let kinds: Vec<u64> = (0..14).filter(|_| rng.permille(450)).collect();
+    let times = match kinds.len() {
+        0 => 0,
+        _ => rng.scale(1, 50),
+    };
+    let lasts_most = rng.scale(200 * MILLISECOND, 20 * SECOND);
+    let mut faults: Vec<(Micros, Fault)> = (0..times)
+        .map(|_| {
+            let kind = *rng.pick(&kinds);
+            let at = rng.between(SECOND, calm_at);
+            let lasts = rng.scale(20 * MILLISECOND, lasts_most);
+            (at, draw_fault(rng, kind, founders, count, lasts))
+        })
+        .collect();
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn draw_fault(rng: &mut Rng, kind: u64, founders: u32, count: u32, lasts: Micros) -> Fault {
+    let anybody = rng.below(u64::from(count)) as u32;
+    let founder = rng.below(u64::from(founders)) as u32;
+    let listener = founders + rng.below(u64::from(count - founders)) as u32;
+    let target = *rng.pick(&[
+        Target::Host(anybody),
+        Target::Host(founder),
+        Target::Leader,
+        Target::Inner,
+        Target::Inner,
+    ]);
+    match kind {
+        0 => Fault::Kill(target, lasts),
+        1 => Fault::Vanish(target, lasts),
+        2 => Fault::Pause(target, lasts),
+        3 | 4 => {
+            let (out, inward) =
+                *rng.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+            let share = *rng.pick(&[20, 200, 500]);
+            let mut hosts: Vec<u32> = (0..count).filter(|_| rng.permille(share)).collect();
+            if hosts.is_empty() {
+                hosts.push(*rng.pick(&[anybody, founder]));
+            }
+            let inside = hosts.iter().copied().collect();
+            Fault::Cut(
+                Cut {
+                    inside,
+                    out,
+                    inward,
+                },
+                hosts,
+                lasts,
+            )
+        }
+        5 => Fault::Transfer,
+        6 => Fault::Kick(target),
+        7 => Fault::NewList(listener, draw_list(rng, founders, count)),
+        8 => Fault::Promote(listener),
+        9 => Fault::Demote(*rng.pick(&[Target::Host(founder), Target::Leader])),
+        10 => Fault::Pin(listener, anybody),
+        11 => Fault::Avoid(listener, *rng.pick(&[anybody, founder])),
+        12 => Fault::Drain(target, lasts),
+        _ => Fault::Diverge(listener, lasts),
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setup {
+            hosts, founders, ..
+        } = &self.setup;
+        writeln!(
+            f,
+            "seed {}: {founders} voters, {} listeners",
+            self.seed,
+            hosts.len() - *founders as usize
+        )?;
+        writeln!(f, "network: {:?}", self.setup.quality)?;
+        writeln!(
+            f,
+            "times: {:?}, flush {} us, listeners flush every {} ms, a write every {} ms, {} entries kept, a snapshot takes {} ms, a better place is looked for every {} ms",
+            self.setup.times,
+            self.setup.flush,
+            self.setup.flush_interval / 1000,
+            self.setup.write_interval / 1000,
+            self.setup.retention,
+            self.setup.snapshot / 1000,
+            self.setup.improve / 1000
+        )?;
+        for (number, host) in hosts.iter().enumerate() {
+            write!(
+                f,
+                "n{}: N {}, zone {}",
+                number + 1,
+                host.capacity,
+                host.zone
+            )?;
+            if let Some((at, _)) = self
+                .starts
+                .iter()
+                .find(|(_, host)| *host as usize == number)
+            {
+                let list: Vec<String> = host
+                    .upstreams
+                    .iter()
+                    .map(|host| format!("n{}", host + 1))
+                    .collect();
+                write!(
+                    f,
+                    ", starts after {} ms with the list {}",
+                    at / 1000,
+                    list.join(" ")
+                )?;
+            }
+            writeln!(f)?;
+        }
+        for (at, fault) in &self.faults {
+            writeln!(f, "{:>6} ms: {fault}", at / 1000)?;
+        }
+        write!(f, "{:>6} ms: the faults stop", self.calm_at / 1000)
+    }
+}

@@ -475,12 +475,30 @@ scripts! {
     B05_addresses_are_learned
     B05_the_list_goes_before_what_was_learned
     B05_voters_in_the_log_begin_a_search
+    B06_coming_back_to_the_own_zone
     B06_own_zone_at_the_price_of_one_level
+    B06_two_of_a_zone_do_not_adopt_each_other
+    B07_a_better_place_in_another_tree
+    B07_a_better_place_in_the_own_tree
+    B07_nothing_better_asks_nobody
+    B07_three_moves_an_hour
+    B08_a_stale_upstream_is_left
     B08_a_voter_without_a_leader_is_stale
+    B08_attached_while_the_root_was_stale
     B08_heartbeats_are_relayed_at_once
+    B08_who_finds_nothing_fresher_stays
     B12_a_listener_whose_log_differs_keeps_trying
     B12_strangers_are_refused
+    B16_a_draining_node_hands_its_downstreams_over
+    B16_a_draining_root
+    B16_a_pin_below_oneself_leaves_first
+    B16_a_pinned_listener_goes_where_it_is_told
+    B16_a_pinned_upstream_that_is_away
     B16_a_promoted_node_keeps_its_downstreams
+    B16_an_avoided_upstream_is_kept_if_there_is_no_other
+    B16_an_avoided_upstream_is_left
+    B16_whom_draining_leaves_behind_is_kicked
+    B16_wishes_that_contradict
     B19_a_late_answer_asks_nothing
     B19_a_late_answer_is_used
     B19_a_restart_with_one_server_waits
@@ -505,6 +523,9 @@ scripts! {
     S11_closed_connection_counts_at_once
     S11_silent_listener_is_kicked
     S12_admin_kick
+    S12_not_straight_back_to_the_kicker
     S13_silent_upstream_is_left
     S14_new_list
+    S14_nobody_on_the_new_list_answers
+    S14_who_is_on_the_new_list_stays
 }

@@ -102,7 +102,7 @@ pub(crate) enum Call {
     #[prost(message, tag = "7")]
     Write(ForwardCall),
     #[prost(message, tag = "8")]
-    Ask(Empty),
+    Ask(AskCall),
     #[prost(message, tag = "9")]
     Describe(DescribeCall),
     #[prost(message, tag = "10")]
@@ -117,7 +117,7 @@ pub(crate) enum Call {
 pub(crate) struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 20")]
     pub reply: Option<Reply>,
 }
 
@@ -142,10 +142,26 @@ pub(crate) enum Reply {
     Rows(Rows),
     #[prost(message, tag = "10")]
     Ordered(OrderDone),
+    #[prost(message, tag = "20")]
+    Busy(BusyReply),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Empty {}
+
+/// A listener looks for an upstream (S7).
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AskCall {
+    #[prost(string, optional, tag = "1")]
+    pub zone: Option<String>,
+}
+
+/// Ask again later (B19).
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct BusyReply {
+    #[prost(uint32, tag = "1")]
+    pub retry_after_ms: u32,
+}
 
 /// A request for the leader, on its way there.
 #[derive(Clone, Copy, PartialEq, Message)]

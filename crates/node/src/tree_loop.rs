@@ -9,19 +9,20 @@ use crate::describe::{milliseconds, peer_bytes};
 use crate::identity::write_durably;
 use crate::intake;
 use crate::links::{self, LinkCommand};
-use crate::message::{Call, Empty, FormerBytes, Reply};
+use crate::message::{AskCall, Call, FormerBytes, Reply};
 use crate::status::{NodeEvent, Role};
 use crate::tree_wire::SavedBytes;
 use eaves_tree::{
-    Address, Answer, Event, Instant, LeaveReason, Left, LinkId, LogPosition, LogVerdict, Message,
-    NodeId, Output, Peer, RefuseReason, Register, TreeNode, VoterState,
+    Address, Answer, BUSY_RETRY_AFTER, Event, Instant, LeaveReason, Left, LinkId, LogPosition,
+    LogVerdict, Message, NodeId, Output, Peer, QUESTIONS_WAITING_MAX, RefuseReason, Register,
+    TreeNode, VoterState, Zone,
 };
 use prost::Message as _;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -39,6 +40,7 @@ const FORMER_KEPT_FOR: Duration = Duration::from_secs(600);
 pub(crate) enum Input {
     Ask {
         from: NodeId,
+        zone: Option<Zone>,
         answer: oneshot::Sender<Answer>,
     },
     Answered {
@@ -47,6 +49,10 @@ pub(crate) enum Input {
     },
     AskFailed {
         to: Address,
+    },
+    AskedBusy {
+        from: Address,
+        retry_after: Duration,
     },
     Register {
         link: LinkId,
@@ -131,6 +137,15 @@ struct Former {
 pub(crate) struct TreeHandle {
     inputs: mpsc::UnboundedSender<Input>,
     place: watch::Receiver<Place>,
+    /// How many questions wait for the loop.
+    questions: AtomicUsize,
+}
+
+/// What becomes of a peer's question.
+pub(crate) enum Asked {
+    Answer(Answer),
+    /// Too many are waiting: ask again after this long (B19).
+    Busy(Duration),
 }
 
 /// The loop's own ends, made before the loop so that the node can be put together.
@@ -147,6 +162,7 @@ impl TreeHandle {
             TreeHandle {
                 inputs,
                 place: watching,
+                questions: AtomicUsize::new(0),
             },
             TreeEnds {
                 inputs: receiver,
@@ -170,14 +186,20 @@ impl TreeHandle {
         self.place.clone()
     }
 
-    /// Answers a peer's question (S7).
-    pub async fn ask(&self, from: u64) -> Option<Answer> {
+    /// Answers a peer's question (S7), or says that too many others are waiting, which costs nothing (B19). A stopped node
+    /// answers none.
+    pub async fn ask(&self, from: u64, zone: Option<&str>) -> Option<Asked> {
+        if self.questions.load(Ordering::Relaxed) >= QUESTIONS_WAITING_MAX {
+            return Some(Asked::Busy(BUSY_RETRY_AFTER));
+        }
         let (answer, wait) = oneshot::channel();
+        self.questions.fetch_add(1, Ordering::Relaxed);
         self.tell(Input::Ask {
             from: NodeId(from),
+            zone: zone.map(Zone::from),
             answer,
         });
-        wait.await.ok()
+        wait.await.ok().map(Asked::Answer)
     }
 
     pub async fn inspect(&self) -> Option<Inspection> {
@@ -329,9 +351,15 @@ impl Run {
         let now = self.now();
         self.catch_up();
         match input {
-            Input::Ask { from, answer } => drop(answer.send(self.tree.handle_ask(now, from))),
+            Input::Ask { from, zone, answer } => {
+                self.core.tree.questions.fetch_sub(1, Ordering::Relaxed);
+                drop(answer.send(self.tree.handle_ask(now, from, zone.as_ref())))
+            }
             Input::Answered { from, answer } => self.tree.handle_answer(now, &from, answer),
             Input::AskFailed { to } => self.tree.handle_ask_failed(now, &to),
+            Input::AskedBusy { from, retry_after } => {
+                self.tree.handle_busy(now, &from, retry_after)
+            }
             Input::Register {
                 link,
                 register,
@@ -596,12 +624,18 @@ fn peer_at(peer: &Peer) -> PeerAt {
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn ask(core: Arc<Core>, to: Address) {
-    let called = core
-        .peers
-        .ask_once(to.as_str(), Call::Ask(Empty {}), ASK_TIMEOUT)
-        .await;
+    let zone = Some(core.config.zone.clone()).filter(|zone| !zone.is_empty());
+    let call = Call::Ask(AskCall { zone });
+    let called = core.peers.ask_once(to.as_str(), call, ASK_TIMEOUT).await;
     let answered = match called {
         Ok(Reply::Answer(answer)) => Answer::try_from(answer).map_err(|error| error.to_string()),
+        Ok(Reply::Busy(busy)) => {
+            let retry_after = Duration::from_millis(busy.retry_after_ms.into());
+            return core.tree.tell(Input::AskedBusy {
+                from: to,
+                retry_after,
+            });
+        }
         Ok(_) => Err("answered another question".into()),
         Err(error) => Err(error.to_string()),
     };

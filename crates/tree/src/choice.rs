@@ -63,6 +63,8 @@ pub enum Verdict {
     Failed,
     /// It did not answer in time.
     Late,
+    /// It is too busy to answer (`B19`).
+    Busy,
     /// It leads.
     Leader,
     /// It is full.

@@ -30,6 +30,17 @@ pub const IMPROVEMENT_WINDOW: Duration = Duration::from_secs(3600);
 /// How many servers of a choice are kept once it is made (`B15`).
 pub const CONSIDERED_MAX: usize = 64;
 
+/// How many questions may wait at a node. A driver answers further ones with "busy" at once, before it does any work for
+/// them (`B19`): a queue of this length is worked off in well under the time a listener waits for an answer.
+pub const QUESTIONS_WAITING_MAX: usize = 256;
+
+/// When a listener is to ask a busy node again (`B19`), unless that says otherwise. The listener adds up to as much again, so
+/// that a crowd does not come back together.
+pub const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest that a listener lets itself be put off by a busy node (`B19`).
+pub const BUSY_RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
 /// How many levels below a detached head the patience of `B3` still grows.
 pub const GRACE_LEVELS_MAX: u32 = 4;
 

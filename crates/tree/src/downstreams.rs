@@ -3,6 +3,7 @@
 use crate::config::DOWNSTREAMS_NAMED;
 use crate::ids::{LinkId, LogPosition, NodeId, Peer, Zone};
 use crate::message::{Alternative, FreePlaces, Place};
+use crate::order::OrderKey;
 use crate::rng::Rng;
 use crate::time::Instant;
 use alloc::collections::BTreeMap;
@@ -148,12 +149,13 @@ impl Downstreams {
         }
     }
 
-    /// Up to two downstreams to try instead (`B2`): those whose subtree has a free slot, nearest first, random among equals;
-    /// filled up with random full ones to descend through. Never the asker itself. When `giving_out`, the first one named
+    /// Up to two downstreams to try instead (`B2`): those whose subtree has a free slot, nearest first in the asker's order,
+    /// in which another zone than its own is one level further (`B6`), random among equals; filled up with random full ones to descend through. Never the asker itself. When `giving_out`, the first one named
     /// counts as one slot fewer until it says more, so that a crowd is spread and not sent to one slot (`B4`).
     pub(crate) fn name(
         &mut self,
         asker: NodeId,
+        zone: Option<&Zone>,
         giving_out: bool,
         rng: &mut Rng,
     ) -> Vec<Alternative> {
@@ -161,15 +163,17 @@ impl Downstreams {
             .by_link
             .values()
             .filter(|downstream| downstream.peer.id != asker);
-        let distance = |free: FreePlaces| {
-            if free.slots > 0 {
-                u64::from(free.levels)
-            } else {
-                u64::MAX
-            }
+        let key = |downstream: &Downstream| {
+            let Downstream {
+                zone: its, free, ..
+            } = downstream;
+            (
+                free.slots == 0,
+                OrderKey::of(false, free.levels, its.as_ref(), zone),
+            )
         };
         let mut ranked: Vec<_> = others
-            .map(|downstream| (distance(downstream.free), rng.next(), downstream.link))
+            .map(|downstream| (key(downstream), rng.next(), downstream.link))
             .collect();
         ranked.sort_unstable();
         ranked.truncate(DOWNSTREAMS_NAMED);
@@ -282,18 +286,41 @@ mod tests {
         table.insert(downstream(1, 0, 0));
         table.insert(downstream(2, 9, 1));
         table.insert(downstream(3, 1, 0));
-        assert_eq!(ids(&table.name(NodeId(9), false, &mut rng)), [3, 2]);
-        assert_eq!(ids(&table.name(NodeId(9), true, &mut rng)), [3, 2]);
-        let third = table.name(NodeId(9), true, &mut rng);
+        assert_eq!(ids(&table.name(NodeId(9), None, false, &mut rng)), [3, 2]);
+        assert_eq!(ids(&table.name(NodeId(9), None, true, &mut rng)), [3, 2]);
+        let third = table.name(NodeId(9), None, true, &mut rng);
         assert_eq!(ids(&third)[0], 2);
         assert_eq!(third[1].place, Place::Full);
+    }
+
+    #[test]
+    fn the_askers_zone_is_worth_one_level() {
+        let mut rng = Rng::new(1);
+        let mut table = Downstreams::new(4, true);
+        let place = |number, zone: &str, levels| Downstream {
+            zone: Some(Zone::from(zone)),
+            ..downstream(number, 9, levels)
+        };
+        table.insert(place(1, "a", 1));
+        table.insert(place(2, "b", 0));
+        table.insert(place(3, "a", 2));
+        let a = Zone::from("a");
+        assert_eq!(
+            ids(&table.name(NodeId(9), Some(&a), false, &mut rng)),
+            [1, 2]
+        );
+        assert_eq!(ids(&table.name(NodeId(9), None, false, &mut rng)), [2, 1]);
     }
 
     #[test]
     fn the_asker_is_not_named_to_itself() {
         let mut table = Downstreams::new(4, true);
         table.insert(downstream(1, 1, 0));
-        assert!(table.name(NodeId(1), true, &mut Rng::new(1)).is_empty());
+        assert!(
+            table
+                .name(NodeId(1), None, true, &mut Rng::new(1))
+                .is_empty()
+        );
         assert_eq!(table.taken_by_others_than(NodeId(1)), 0);
         assert_eq!(table.taken_by_others_than(NodeId(2)), 1);
     }

@@ -10,7 +10,8 @@ use core::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Ask the node at this address (`S7`), on a control connection. Report the answer to
-    /// [`handle_answer`](crate::TreeNode::handle_answer), however late, or a failure to
+    /// [`handle_answer`](crate::TreeNode::handle_answer), however late, that it is too busy to answer to
+    /// [`handle_busy`](crate::TreeNode::handle_busy), or a failure to
     /// [`handle_ask_failed`](crate::TreeNode::handle_ask_failed). Giving up is this crate's business, not the driver's.
     Ask {
         /// Whom to ask.
@@ -122,7 +123,8 @@ pub enum Event {
         /// The leader answered that it is the only voter. Then there is no follower, and nobody may feed a listener.
         leader_alone: bool,
     },
-    /// There is a reason to leave the upstream, and no other place. The listener stays, and will look again.
+    /// There is a reason to leave the upstream, and no other place. The listener stays, and will look again; it says so once
+    /// for each reason.
     Stays {
         /// With whom.
         upstream: NodeId,
@@ -264,7 +266,7 @@ impl fmt::Display for Event {
             Event::Stays { upstream, why } => {
                 write!(
                     f,
-                    "stays with {upstream} though {why}: nobody else takes it"
+                    "stays with {upstream} though {why}: there is no other place yet"
                 )
             }
             Event::Drained => f.write_str("is drained: nobody is registered here any more"),

@@ -29,6 +29,9 @@ use core::time::Duration;
 /// How many servers may wait to be asked: a full list, and what the answers name.
 const QUEUE_MAX: usize = UPSTREAMS_MAX + ROUND_QUESTIONS_MAX;
 
+/// How often a busy server is asked again in one round (`B19`).
+const BUSY_MAX: u32 = 3;
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -82,6 +85,18 @@ struct Probe {
     to: Address,
     asked: Instant,
     deadline: Instant,
+    /// How often this server said in this round that it is busy.
+    times_busy: u32,
+}
+
+/// A server that was too busy to answer (`B19`).
+#[derive(Debug)]
+struct Busy {
+    to: Address,
+    /// When to ask it again.
+    again: Instant,
+    times_busy: u32,
+    is_due: bool,
 }
 
 /// A server that would take us.
@@ -141,7 +156,7 @@ impl Offer {
 /// What a search knows that outlives no search.
 ///
 /// Invariants:
-/// - **once-a-round**: no address is asked twice in a round.
+/// - **once-a-round**: no address is asked twice in a round, unless it said that it was busy.
 /// - **asked-at-once**: no more than [`ASKED_AT_ONCE`] questions are on their way that are not late.
 /// - **late-asks-nothing**: an answer that came too late adds no server to ask (`B19`).
 #[derive(Debug)]
@@ -150,6 +165,7 @@ pub(crate) struct Search {
     choice: Choice,
     queue: Vec<Target>,
     probes: Vec<Probe>,
+    busy: Vec<Busy>,
     offers: Vec<Offer>,
     registering: Option<Registering>,
     /// The settling time is over: take the best offer there is.
@@ -188,6 +204,7 @@ impl Search {
             },
             queue: Vec::new(),
             probes: Vec::new(),
+            busy: Vec::new(),
             offers: Vec::new(),
             registering: None,
             settled: false,
@@ -207,6 +224,7 @@ impl Search {
         self.choice.considered.clear();
         self.queue.clear();
         self.probes.clear();
+        self.busy.clear();
         self.offers.clear();
         self.settled = false;
         self.resting = false;
@@ -239,6 +257,11 @@ impl Search {
             return offer.step();
         }
         if self.probes.len() < ASKED_AT_ONCE
+            && let Some(busy) = self.busy.iter().find(|busy| busy.is_due)
+        {
+            return Step::Ask(busy.to.clone());
+        }
+        if self.probes.len() < ASKED_AT_ONCE
             && let Some(target) = self.take_target()
         {
             self.consider(&target.address, Verdict::Asked).id = target.id;
@@ -249,6 +272,7 @@ impl Search {
         }
         match self.take_best_offer() {
             Some(offer) => offer.step(),
+            None if !self.busy.is_empty() => Step::Wait,
             None => {
                 self.resting = true;
                 Step::Rest
@@ -278,11 +302,31 @@ impl Search {
             self.probes.len() < ASKED_AT_ONCE,
             "asked-at-once: too many questions on their way"
         );
+        let busy = self.busy.iter().position(|busy| busy.to == to);
+        let times_busy = busy.map_or(0, |busy| self.busy.swap_remove(busy).times_busy);
         self.probes.push(Probe {
             to,
             asked: now,
             deadline,
+            times_busy,
         });
+    }
+
+    /// A server is too busy to answer: it is neither late nor has it refused, and is asked again at `again` (`B19`). But not
+    /// more than [`BUSY_MAX`] times in a round, so that a round ends.
+    pub(crate) fn answered_busy(&mut self, from: &Address, again: Instant) {
+        let Some(Probe { times_busy, .. }) = self.take_probe(from) else {
+            return;
+        };
+        self.consider(from, Verdict::Busy);
+        if times_busy < BUSY_MAX {
+            self.busy.push(Busy {
+                to: from.clone(),
+                again,
+                times_busy: times_busy + 1,
+                is_due: false,
+            });
+        }
     }
 
     /// A registration went out.
@@ -341,17 +385,22 @@ impl Search {
         }
     }
 
-    /// Gives up the questions whose time is over. Their answers may still be used.
+    /// Gives up the questions whose time is over; their answers may still be used. And recalls the servers that were busy.
     pub(crate) fn give_up_late(&mut self, now: Instant) {
         while let Some(late) = self.probes.iter().position(|probe| probe.deadline <= now) {
             let probe = self.probes.swap_remove(late);
             self.consider(&probe.to, Verdict::Late);
         }
+        for busy in &mut self.busy {
+            busy.is_due |= busy.again <= now;
+        }
     }
 
-    /// When the oldest question is given up.
+    /// When the oldest question is given up, or a busy server is asked again.
     pub(crate) fn next_late(&self) -> Option<Instant> {
-        self.probes.iter().map(|probe| probe.deadline).min()
+        let late = self.probes.iter().map(|probe| probe.deadline);
+        let waiting = self.busy.iter().filter(|busy| !busy.is_due);
+        late.chain(waiting.map(|busy| busy.again)).min()
     }
 
     /// The settling time is over.
@@ -484,6 +533,11 @@ impl Search {
             }
             Source::Learned if self.prefers_list() => {
                 nothing_fresh && few_enough && self.probes.is_empty()
+            }
+            // B6: there may be a free place in our own zone one level further down.
+            Source::Free => {
+                let abroad = best.is_some_and(|best| best.key.other_zone);
+                (nothing_fresh || abroad) && few_enough
             }
             _ => nothing_fresh && few_enough,
         }

@@ -11,7 +11,7 @@ pub(crate) enum Timer {
     Reap,
     /// To look whether the upstream has been silent too long (`S13`).
     Silence,
-    /// To give up the oldest question (`B19`).
+    /// To give up the oldest question, or to ask a busy server again (`B19`).
     Probe,
     /// To choose among the answers that have come (`S8`).
     Settle,

@@ -8,12 +8,13 @@ use crate::appender;
 use crate::core::{Core, REQUEST_TIMEOUT};
 use crate::describe;
 use crate::message::{
-    Call, Empty, Hello, IndexReply, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request,
-    Response, Welcome,
+    BusyReply, Call, Empty, Hello, IndexReply, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply,
+    Request, Response, Welcome,
 };
 use crate::net::{Connection, Listener};
 use crate::orders;
 use crate::snapshot;
+use crate::tree_loop::Asked;
 use crate::wire::{Kind, MAX_PACKET_BYTES, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -240,8 +241,11 @@ async fn answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> (Reply,
                 Err(error) => Reply::Reject(error.into()),
             }
         }
-        Call::Ask(_) => match core.tree.ask(from).await {
-            Some(answer) => Reply::Answer((&answer).into()),
+        Call::Ask(call) => match core.tree.ask(from, call.zone.as_deref()).await {
+            Some(Asked::Answer(answer)) => Reply::Answer((&answer).into()),
+            Some(Asked::Busy(retry_after)) => Reply::Busy(BusyReply {
+                retry_after_ms: retry_after.as_millis() as u32,
+            }),
             None => Reply::Reject(Reject::new(Reason::Stopped, "the node is stopping")),
         },
         Call::Describe(call) => Reply::Rows(describe::answer(core, call).await),

@@ -207,7 +207,6 @@ impl TreeNode {
     /// The upstream is alive and says where it stands. Answered at once and relayed at once.
     fn handle_heartbeat(&mut self, now: Instant, heartbeat: Heartbeat) {
         let was_attached = self.is_attached();
-        let free = self.free_places();
         let session = self
             .session
             .as_mut()
@@ -227,19 +226,24 @@ impl TreeNode {
             self.send(link, Message::Leave(LeaveReason::TooDeep));
             self.lost(now, Why::TooDeep, &[]);
         } else {
-            self.send(
-                link,
-                Message::HeartbeatAck(HeartbeatAck {
-                    committed: self.committed,
-                    free,
-                }),
-            );
+            self.report();
             if changed {
                 self.tell_standing(now, was_attached);
             } else {
                 self.heartbeat_downstreams(now);
                 self.review(now);
             }
+        }
+    }
+
+    /// Tells the upstream how far we are and where there is room below us (`S11`, `B4`).
+    pub(super) fn report(&mut self) {
+        if let Some(session) = &self.session {
+            let ack = HeartbeatAck {
+                committed: self.committed,
+                free: self.free_places(),
+            };
+            self.send(session.upstream.link, Message::HeartbeatAck(ack));
         }
     }
 

@@ -118,7 +118,9 @@ impl TreeNode {
         self.stop_searching();
         let choice = search.given_up();
         let why = choice.why;
-        let is_better_off = choice
+        let is_first = self.vain_looks == 0;
+        self.vain_looks = self.vain_looks.saturating_add(1);
+        let is_listed = choice
             .considered
             .iter()
             .any(|considered| considered.verdict == Verdict::Current);
@@ -128,16 +130,18 @@ impl TreeNode {
             .as_ref()
             .map(|session| session.upstream.peer.id);
         let must_go = matches!(why, Why::Avoids | Why::Draining | Why::Stale | Why::Pinned)
-            || why == Why::NewList && !is_better_off;
-        if must_go && let Some(upstream) = upstream {
+            || why == Why::NewList && !is_listed;
+        if must_go
+            && is_first
+            && let Some(upstream) = upstream
+        {
             self.event(Event::Stays { upstream, why });
         }
         let wait = match self.wish {
             None => return,
             Some(Why::Better | Why::Pinned) => self.improvement_wait(),
             Some(_) => {
-                let bound = VAIN_LOOK_WAIT * (1 << self.vain_looks.min(16));
-                self.vain_looks += 1;
+                let bound = VAIN_LOOK_WAIT * (1 << (self.vain_looks - 1).min(16));
                 self.rng.up_to(bound.min(self.config.improve))
             }
         };
@@ -271,7 +275,12 @@ impl TreeNode {
             .free_depth
             .is_some_and(|depth| self.would_be_better(now, depth));
         if tree_has_better {
-            let above = &session.path.ids()[..session.path.ids().len() - 1];
+            let mut above = session.path.ids();
+            let is_abroad = self.current(now).is_some_and(|(_, key)| key.other_zone);
+            if !is_abroad {
+                // What is below our upstream is only better if it is in our zone.
+                above = &above[..above.len() - 1];
+            }
             let known = |id: &NodeId| {
                 let mut known = session.ancestors.iter().chain(&self.voters);
                 known.find(|peer| peer.id == *id).cloned()

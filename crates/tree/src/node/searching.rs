@@ -3,7 +3,7 @@
 
 use super::TreeNode;
 use crate::choice::{Aim, Offered, Verdict};
-use crate::config::ASKED_AT_ONCE;
+use crate::config::{ASKED_AT_ONCE, BUSY_RETRY_AFTER_MAX};
 use crate::ids::{Address, LinkId, Peer};
 use crate::message::{Alternative, Answer, Refuse, Saved};
 use crate::order::Rank;
@@ -35,6 +35,17 @@ impl TreeNode {
                 .set(Timer::Settle, now + self.config.settle + 2 * rtt);
         }
         self.go_on(now);
+        self.check();
+    }
+
+    /// A node that was asked is too busy to answer, and wants to be asked again after a while (`B19`).
+    pub fn handle_busy(&mut self, now: Instant, from: &Address, retry_after: Duration) {
+        let wait = retry_after.min(BUSY_RETRY_AFTER_MAX);
+        let again = now + wait + self.rng.up_to(wait);
+        if let Some(search) = self.search.as_mut() {
+            search.answered_busy(from, again);
+            self.go_on(now);
+        }
         self.check();
     }
 

@@ -71,6 +71,7 @@ impl TreeNode {
             self.saved.steering.draining = true;
             self.persist();
             self.heartbeat_downstreams(now);
+            self.report();
             if self.downstreams.is_empty() {
                 self.event(Event::Drained);
             } else {
@@ -88,6 +89,7 @@ impl TreeNode {
             self.timers.stop(Timer::Drain);
             self.persist();
             self.heartbeat_downstreams(now);
+            self.report();
         }
         self.check();
     }

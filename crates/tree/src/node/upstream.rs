@@ -5,7 +5,7 @@
 use super::TreeNode;
 use crate::config::PROTOCOL_VERSION;
 use crate::downstreams::Downstream;
-use crate::ids::{LinkId, NodeId, Peer};
+use crate::ids::{LinkId, NodeId, Peer, Zone};
 use crate::message::{
     Accept, Alternative, Answer, HeartbeatAck, Kick, KickReason, LogVerdict, Message, Place,
     Refuse, RefuseReason, Register, Role,
@@ -17,8 +17,8 @@ use crate::timers::Timer;
 use alloc::vec::Vec;
 
 impl TreeNode {
-    /// A node asks (`S7`). Answered at once, whatever this node is.
-    pub fn handle_ask(&mut self, now: Instant, from: NodeId) -> Answer {
+    /// A node in `zone` asks (`S7`). Answered at once, whatever this node is.
+    pub fn handle_ask(&mut self, now: Instant, from: NodeId, zone: Option<&Zone>) -> Answer {
         let registered = self.downstreams.taken_by_others_than(from);
         Answer {
             role: self.role,
@@ -32,7 +32,7 @@ impl TreeNode {
             registered,
             free: self.free_places(),
             committed: self.committed,
-            alternatives: self.alternatives(from, registered >= self.config.capacity),
+            alternatives: self.alternatives(from, zone, registered >= self.config.capacity),
         }
     }
 
@@ -52,7 +52,7 @@ impl TreeNode {
         if self.downstreams.get_mut(link).is_some() {
             self.let_go(link, Left::Misbehaved);
         } else if let Some(reason) = self.reason_to_refuse(&register, log) {
-            self.refuse(link, register.listener.id, reason);
+            self.refuse(link, &register, reason);
         } else {
             self.accept(now, link, register);
         }
@@ -131,18 +131,15 @@ impl TreeNode {
     }
 
     fn kick_link(&mut self, link: LinkId, reason: KickReason) {
-        let Some(listener) = self
-            .downstreams
-            .get_mut(link)
-            .map(|downstream| downstream.peer.id)
-        else {
+        let Some(downstream) = self.downstreams.get_mut(link) else {
             return;
         };
+        let (listener, zone) = (downstream.peer.id, downstream.zone.clone());
         // B2: when all are kicked, no downstream is an alternative.
         let alternatives = match reason {
             KickReason::Leader => self.voters_for(listener),
             KickReason::Silent | KickReason::Admin | KickReason::Drain => {
-                self.alternatives(listener, true)
+                self.alternatives(listener, zone.as_ref(), true)
             }
         };
         self.send(
@@ -196,10 +193,14 @@ impl TreeNode {
         None
     }
 
-    fn refuse(&mut self, link: LinkId, listener: NodeId, reason: RefuseReason) {
+    fn refuse(&mut self, link: LinkId, register: &Register, reason: RefuseReason) {
         let alternatives = match reason {
             RefuseReason::Protocol { .. } | RefuseReason::Cluster { .. } => Vec::new(),
-            _ => self.alternatives(listener, reason == RefuseReason::Full),
+            _ => self.alternatives(
+                register.listener.id,
+                register.zone.as_ref(),
+                reason == RefuseReason::Full,
+            ),
         };
         self.send(
             link,
@@ -299,10 +300,19 @@ impl TreeNode {
 
     /// Who to try instead (`B2`): all voters, then up to two downstreams. The downstreams of a detached node are as detached
     /// as itself and help nobody.
-    fn alternatives(&mut self, asker: NodeId, giving_out: bool) -> Vec<Alternative> {
+    fn alternatives(
+        &mut self,
+        asker: NodeId,
+        zone: Option<&Zone>,
+        giving_out: bool,
+    ) -> Vec<Alternative> {
         let mut alternatives = self.voters_for(asker);
         if self.is_attached() {
-            alternatives.append(&mut self.downstreams.name(asker, giving_out, &mut self.rng));
+            alternatives.append(
+                &mut self
+                    .downstreams
+                    .name(asker, zone, giving_out, &mut self.rng),
+            );
         }
         alternatives
     }

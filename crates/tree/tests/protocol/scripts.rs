@@ -75,6 +75,8 @@ enum Command {
     ReleaseDisk(Node),
     /// Kicks a listener off its upstream. Example: kick n2 n4
     Kick { upstream: Node, listener: Node },
+    /// A node is too busy for questions for so many milliseconds. Example: busy n2 3000
+    Busy { name: Node, milliseconds: u64 },
     /// Pins a listener to an upstream, or to none. Example: pin n4 n2
     Pin { name: Node, upstream: Option<Node> },
     /// Has a listener avoid another node. Example: avoid n4 n2
@@ -368,6 +370,9 @@ impl goldenscript::Runner for Runner {
                     .with(upstream.0, |node, now| node.kick(now, NodeId(listener.0)));
                 lines.push(format!("kicked: {}", kicked.ok_or("it is down")?));
             }
+            Command::Busy { name, milliseconds } => self
+                .net
+                .set_busy(name.0, Duration::from_millis(*milliseconds)),
             Command::Pin { name, upstream } => {
                 let upstream = upstream.as_ref().map(|upstream| upstream.0);
                 lines.extend(refused(self.net.pin(name.0, upstream)));
@@ -475,6 +480,7 @@ scripts! {
     B05_addresses_are_learned
     B05_the_list_goes_before_what_was_learned
     B05_voters_in_the_log_begin_a_search
+    B06_a_newcomer_finds_its_zone
     B06_coming_back_to_the_own_zone
     B06_own_zone_at_the_price_of_one_level
     B06_two_of_a_zone_do_not_adopt_each_other
@@ -499,9 +505,11 @@ scripts! {
     B16_an_avoided_upstream_is_left
     B16_whom_draining_leaves_behind_is_kicked
     B16_wishes_that_contradict
+    B19_a_busy_server_is_asked_again
     B19_a_late_answer_asks_nothing
     B19_a_late_answer_is_used
     B19_a_restart_with_one_server_waits
+    B19_a_server_that_stays_busy_ends_the_round
     S01_a_lone_leader_feeds_nobody
     S01_the_leader_never_feeds
     S02_the_leader_keeps_no_state

@@ -34,6 +34,8 @@ struct Host {
     config: Config,
     node: Option<TreeNode>,
     voter: bool,
+    /// Answers no question before this.
+    busy_until: Instant,
     /// It vanished without a word: its kernel closes nothing and refuses nothing.
     silent: bool,
     /// What is on disk.
@@ -74,6 +76,10 @@ enum Delivery {
         answer: Answer,
     },
     AskFailed {
+        from: u64,
+        to: u64,
+    },
+    Busy {
         from: u64,
         to: u64,
     },
@@ -171,6 +177,7 @@ impl Net {
             config,
             node: None,
             voter,
+            busy_until: Instant(0),
             silent: false,
             disk,
             disk_held: false,
@@ -324,6 +331,11 @@ impl Net {
         self.tell_voters();
     }
 
+    /// Makes a node too busy for questions.
+    pub fn set_busy(&mut self, id: u64, duration: Duration) {
+        self.hosts.get_mut(&id).unwrap().busy_until = self.now + duration;
+    }
+
     pub fn pin(&mut self, id: u64, upstream: Option<u64>) -> Result<(), SteerError> {
         self.with(id, |node, now| node.pin(now, upstream.map(peer)))
             .expect("it runs")
@@ -472,7 +484,7 @@ impl Net {
             Delivery::Ask { from, to } | Delivery::AskFailed { from: to, to: from } => {
                 Some((*from, *to))
             }
-            Delivery::Answer { from, to, .. } => Some((*from, *to)),
+            Delivery::Answer { from, to, .. } | Delivery::Busy { from, to } => Some((*from, *to)),
             Delivery::Register { link, .. } => {
                 Some((self.links[*link].from.0, self.links[*link].to.0))
             }
@@ -506,6 +518,11 @@ impl Net {
             }
             Delivery::AskFailed { from, to } => {
                 self.with(from, |node, now| node.handle_ask_failed(now, &address(to)));
+            }
+            Delivery::Busy { from, to } => {
+                self.with(to, |node, now| {
+                    node.handle_busy(now, &address(from), BUSY_RETRY_AFTER)
+                });
             }
             Delivery::Register { link, register } => self.deliver_register(link, register),
             Delivery::Message { link, up, message } => self.deliver_message(link, up, message),
@@ -543,7 +560,15 @@ impl Net {
         if host.silent {
             return;
         }
-        match self.with(to, |node, now| node.handle_ask(now, NodeId(from))) {
+        if self.now < host.busy_until {
+            self.show(to, from, "busy".into());
+            let delay = self.delay_between(from, to);
+            return self.post(delay, Delivery::Busy { from: to, to: from });
+        }
+        let zone = self.hosts[&from].config.zone.clone();
+        match self.with(to, |node, now| {
+            node.handle_ask(now, NodeId(from), zone.as_ref())
+        }) {
             Some(answer) => {
                 self.show(to, from, show::answer(&answer));
                 self.post(

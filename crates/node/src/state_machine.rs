@@ -67,7 +67,8 @@ pub trait SnapshotSource: Send {
         0
     }
 
-    /// The next piece, at most about `max_bytes` long (one larger record is allowed), or `None` after the last.
+    /// The next piece, the same on every node whose state is the same: then a transfer that was cut goes on wherever the same state is.
+    /// At most about `max_bytes` long (one larger record is allowed), or `None` after the last.
     fn next_chunk(&mut self, max_bytes: usize) -> io::Result<Option<Bytes>>;
 }
 

@@ -21,6 +21,7 @@ const SEGMENT_MAX_BYTES: u64 = 1 << 30;
 /// The library's defaults.
 const DEFAULT_SEGMENT_BYTES: u64 = 32 << 20;
 const DEFAULT_RETENTION_BYTES: u64 = 256 << 20;
+const DEFAULT_SNAPSHOT_RATE: u64 = 100 << 20;
 /// Threads beyond this are a slip of the finger.
 const MAX_RUNTIME_THREADS: usize = 256;
 
@@ -71,6 +72,10 @@ pub struct NodeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_RETENTION_BYTES)]
     pub log_retention_bytes: u64,
 
+    /// Bytes per second that this node sends of snapshots, to all receivers together; 0: no bound
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SNAPSHOT_RATE)]
+    pub snapshot_rate: u64,
+
     /// End when standard input does (how `eaves up` keeps its nodes)
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
@@ -90,6 +95,7 @@ pub struct NodeSettings {
     pub runtime_threads: usize,
     pub log_segment_bytes: u64,
     pub log_retention_bytes: u64,
+    pub snapshot_rate: u64,
     pub stop_with_stdin: bool,
 }
 
@@ -141,6 +147,7 @@ impl NodeArgs {
             runtime_threads: self.runtime_threads,
             log_segment_bytes: self.log_segment_bytes,
             log_retention_bytes: self.log_retention_bytes,
+            snapshot_rate: self.snapshot_rate,
             stop_with_stdin: self.stop_with_stdin,
         })
     }
@@ -224,6 +231,8 @@ mod tests {
         assert_eq!(settings.data_dir, PathBuf::from("a.eaves"));
         assert_eq!(settings.advertise_clients, [Address::new("10.0.0.1", 1)]);
         assert_eq!(settings.advertise_peers, Address::new("127.0.0.1", 2380));
+        assert_eq!(settings.snapshot_rate, 100 << 20);
+        assert_eq!(check(&["--snapshot-rate", "0"]).unwrap().snapshot_rate, 0);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub fn run(
     config.capacity = settings.capacity;
     config.log.segment_bytes = settings.log_segment_bytes;
     config.log_retention_bytes = settings.log_retention_bytes;
+    config.snapshot_rate = settings.snapshot_rate;
     adjust(&mut config);
     runtime(settings.runtime_threads)?.block_on(live(settings, config))
 }

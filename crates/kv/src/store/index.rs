@@ -168,6 +168,22 @@ impl Index {
         history.version = 0;
     }
 
+    /// Adds a version as it is on disk, in revision order. Slower than an [`IndexBuilder`], and without its memory.
+    pub fn push(&mut self, key: &[u8], revision: Revision, create_revision: i64, version: i64) {
+        if let Some(history) = self.keys.get_mut(key) {
+            history.push(revision);
+            (history.create_revision, history.version) = (create_revision, version);
+            return;
+        }
+        let history = History {
+            newest: revision,
+            create_revision,
+            version,
+            older: None,
+        };
+        self.keys.insert(key.into(), history);
+    }
+
     /// Forgets, in up to `max_keys` keys after `after` (from the first if `None`), every version that compaction at main revision
     /// `compact` makes unreachable, and adds their revisions to `garbage`. Returns the last key looked at, or `None` at the index's end.
     ///
@@ -410,6 +426,26 @@ mod tests {
 
     fn at(main: i64) -> Revision {
         Revision::first_of(main)
+    }
+
+    /// Key, main revision, create revision and version (0: a delete) of some records in revision order.
+    const RECORDS: [(&str, i64, i64, i64); 6] = [
+        ("b", 2, 2, 1),
+        ("a", 3, 3, 1),
+        ("b", 4, 2, 2),
+        ("b", 5, 0, 0),
+        ("c", 6, 1, 9),
+        ("b", 7, 7, 1),
+    ];
+
+    #[test]
+    fn both_ways_from_records_lead_to_the_same_index() {
+        let (mut builder, mut index) = (IndexBuilder::default(), Index::default());
+        for (key, main, create, version) in RECORDS {
+            builder.push(key.as_bytes(), at(main), create, version);
+            index.push(key.as_bytes(), at(main), create, version);
+        }
+        assert_eq!(builder.build().keys, index.keys);
     }
 
     fn live(index: &Index, range: KeyRange<'_>, main: i64) -> Vec<(String, i64)> {

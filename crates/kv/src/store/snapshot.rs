@@ -8,11 +8,14 @@
 //! end      'E' | number of records u64                                                   last, once
 //! ```
 //!
+//! Equal states are cut into equal chunks on every node: what two snapshots have in common, up to the first record in which they differ,
+//! lies in the same chunks. So a transfer that was begun at one node may go on at another.
+//!
 //! Rows travel as they are on disk, with the checksum of each (`record.rs`), which the receiver checks. The receiver writes them to a file
 //! beside its own, one for each snapshot under way, which takes the place of its own by one rename: a crash before leaves the old state,
 //! after it the new.
 
-use super::index::IndexBuilder;
+use super::index::Index;
 use super::persist::{Durable, state_of};
 use super::record::{RecordHeader, Revision, RowKey};
 use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
@@ -30,6 +33,9 @@ const VERSION: u32 = 1;
 const BEGIN: u8 = b'B';
 const RECORDS: u8 = b'R';
 const END: u8 = b'E';
+
+/// Bytes of records received between two syncs.
+const SYNC_BYTES: u64 = 16 << 20;
 
 /// Bytes of a beginning after its kind.
 const BEGIN_BYTES: usize = 36;
@@ -144,10 +150,13 @@ pub struct Sink {
     /// `None` once it took the live file's place.
     file: Option<StateFile>,
     notes: Option<Notes>,
-    index: IndexBuilder,
+    /// Built as records come, so that no copy of all keys is needed beside it.
+    index: Index,
     records: u64,
     last: Revision,
     in_use_bytes: u64,
+    /// Bytes written and not synced.
+    unsynced_bytes: u64,
     ended: bool,
 }
 
@@ -162,10 +171,11 @@ impl Sink {
             shared,
             file: Some(file),
             notes: None,
-            index: IndexBuilder::default(),
+            index: Index::default(),
             records: 0,
             last: Revision::default(),
             in_use_bytes: 0,
+            unsynced_bytes: 0,
             ended: false,
         })
     }
@@ -194,6 +204,7 @@ impl Sink {
         let Some(notes) = &self.notes else {
             return Err(garbled("records come before its beginning"));
         };
+        self.unsynced_bytes += chunk.len() as u64;
         let mut rows = Vec::new();
         while !chunk.is_empty() {
             if chunk.len() < ROW_HEADER_BYTES {
@@ -232,8 +243,15 @@ impl Sink {
                 Ok(())
             })
         })?;
-        // Nothing depends on this file before `finish` syncs it.
-        writer.commit_unsynced()?;
+        // Nothing depends on this file before `finish`. It is synced now and then all the same: redb remembers every page since the
+        // last time, and the disk has others to serve.
+        match self.unsynced_bytes < SYNC_BYTES {
+            true => writer.commit_unsynced()?,
+            false => {
+                writer.commit(&Notes::default())?;
+                self.unsynced_bytes = 0;
+            }
+        }
         Ok(())
     }
 
@@ -241,6 +259,12 @@ impl Sink {
         if chunk.len() != 8 || chunk.get_u64_le() != self.records || self.notes.is_none() {
             return Err(garbled("records are missing"));
         }
+        // So that `finish`, for which others wait, has little left to write.
+        self.file
+            .as_ref()
+            .expect("it is still being received")
+            .begin()?
+            .commit(&Notes::default())?;
         self.ended = true;
         Ok(())
     }
@@ -270,7 +294,7 @@ impl SnapshotSink for Sink {
         let file = self.file.as_ref().expect("it is finished once");
         file.begin()?.commit(&notes)?;
         let view = file.view()?;
-        let index = std::mem::take(&mut self.index).build();
+        let index = std::mem::take(&mut self.index);
         let shared = &self.shared;
         let mut durable = super::lock(&shared.durable);
         let path = shared.directory.join(FILE_NAME);

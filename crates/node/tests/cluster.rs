@@ -160,7 +160,7 @@ async fn a_listener_gets_a_snapshot_when_the_log_is_gone_and_so_does_the_one_bel
     eventually("the log is released", async || {
         nodes
             .iter()
-            .all(|running| running.node.log_stats().segments < 5)
+            .all(|running| running.node.log_stats().segments < 9)
     })
     .await;
     let upstreams = cluster.voter_addresses();

@@ -3,6 +3,8 @@
 // Every test binary uses its own part of this.
 #![allow(dead_code)]
 
+pub mod faults;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use eaves::{Config, Group, Node, SmallMachine, SmallState, StartAs};
 use std::io;

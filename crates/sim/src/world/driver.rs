@@ -135,7 +135,9 @@ impl World {
             return self.fail_question(from, life, to, CONNECT_TIMEOUT);
         }
         let back = self.network.delay(to, from);
-        let Some(answer) = self.report(to, |node, now| node.handle_ask(now, id(from))) else {
+        let zone = self.host(from).config.zone.clone();
+        let asked = |node: &mut TreeNode, now| node.handle_ask(now, id(from), zone.as_ref());
+        let Some(answer) = self.report(to, asked) else {
             return self.fail_question(from, life, to, back);
         };
         let arrivals = self.network.datagram(to, from);

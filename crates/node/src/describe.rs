@@ -151,6 +151,9 @@ fn own_row(core: &Core, inspection: &Inspection) -> RowBytes {
         age_ms: inspection.age.map(milliseconds),
         stale: inspection.stale,
         fed_for_ms: inspection.fed_for.map(milliseconds),
+        draining: false,
+        pin: None,
+        avoids: Vec::new(),
     }
 }
 

@@ -33,6 +33,7 @@ mod survey;
 mod tree_loop;
 mod tree_wire;
 mod unfed;
+mod what_if;
 mod wire;
 
 pub use crate::core::{MAX_COMMAND_BYTES, REQUEST_TIMEOUT};
@@ -51,3 +52,4 @@ pub use status::{
     TreePicture, TreeRow,
 };
 pub use steer::{Kicked, Steering};
+pub use what_if::{Forecast, GroupForecast, Move, Succession, Target};

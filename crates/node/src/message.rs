@@ -326,6 +326,12 @@ pub(crate) struct RowBytes {
     /// Since how long it has its upstream.
     #[prost(uint64, optional, tag = "15")]
     pub fed_for_ms: Option<u64>,
+    #[prost(bool, tag = "16")]
+    pub draining: bool,
+    #[prost(uint64, optional, tag = "17")]
+    pub pin: Option<u64>,
+    #[prost(uint64, repeated, tag = "18")]
+    pub avoids: Vec<u64>,
 }
 
 /// A listener says from where it wants to be fed, once accepted.

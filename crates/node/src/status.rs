@@ -119,6 +119,12 @@ pub struct TreeRow {
     pub stale: bool,
     /// Since how long it has its upstream; `None` when it has none.
     pub fed_for: Option<Duration>,
+    /// Whether it hands its listeners over and takes none (B16).
+    pub draining: bool,
+    /// The upstream it is pinned to (B16).
+    pub pin: Option<u64>,
+    /// The nodes it never registers with (B16).
+    pub avoids: Vec<u64>,
 }
 
 /// The whole tree as one node sees it.

@@ -225,6 +225,9 @@ fn row_from_bytes(row: RowBytes) -> Option<TreeRow> {
         age: row.age_ms.map(Duration::from_millis),
         stale: row.stale,
         fed_for: row.fed_for_ms.map(Duration::from_millis),
+        draining: row.draining,
+        pin: row.pin,
+        avoids: row.avoids,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The whole tree, from any node (B15): answers what a survey asks, and conducts one over the network.
 
 use crate::core::Core;
-use crate::message::{Call, DescribeCall, PeerAtBytes, Reply, RowBytes, Rows};
+use crate::message::{Call, DescribeCall, PeerAtBytes, Reply, RowBytes, Rows, SnapshotBytes};
 use crate::status::TreePicture;
 use crate::survey::{ASKED_AT_ONCE, Survey};
 use crate::tree_loop::{Inspection, PeerAt};
@@ -151,9 +151,14 @@ fn own_row(core: &Core, inspection: &Inspection) -> RowBytes {
         age_ms: inspection.age.map(milliseconds),
         stale: inspection.stale,
         fed_for_ms: inspection.fed_for.map(milliseconds),
-        draining: false,
-        pin: None,
-        avoids: Vec::new(),
+        draining: inspection.steering.draining,
+        pin: inspection.steering.pin.as_ref().map(|pin| pin.id.0),
+        avoids: inspection.steering.avoided.iter().map(|id| id.0).collect(),
+        snapshot: core.snapshots.progress().map(|progress| SnapshotBytes {
+            received_bytes: progress.received_bytes,
+            total_bytes: progress.total_bytes,
+            installing: progress.installing,
+        }),
     }
 }
 

@@ -8,6 +8,7 @@ mod config;
 mod core;
 mod describe;
 mod error;
+mod explain;
 mod flusher;
 mod identity;
 mod intake;
@@ -15,6 +16,7 @@ mod keeper;
 mod links;
 mod member;
 mod message;
+mod names;
 mod net;
 mod node;
 mod opening;
@@ -51,5 +53,5 @@ pub use status::{
     Counters, Missing, NodeEvent, Positions, Role, SnapshotCounters, SnapshotProgress, Status,
     TreePicture, TreeRow,
 };
-pub use steer::{Kicked, Steering};
+pub use steer::{Account, Candidate, Drain, LastChoice, Steered, Steering};
 pub use what_if::{Forecast, GroupForecast, Move, Succession, Target};

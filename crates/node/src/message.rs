@@ -262,7 +262,7 @@ pub(crate) struct Rows {
     /// Downstreams that did not answer.
     #[prost(message, repeated, tag = "2")]
     pub silent: Vec<PeerAtBytes>,
-    /// Listeners that were registered until lately, and did not say that they have a better place.
+    /// Listeners that were registered until lately.
     #[prost(message, repeated, tag = "3")]
     pub former: Vec<FormerBytes>,
     /// Its upstream.
@@ -279,6 +279,16 @@ pub(crate) struct PeerAtBytes {
     pub address: String,
 }
 
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct SnapshotBytes {
+    #[prost(uint64, tag = "1")]
+    pub received_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub total_bytes: u64,
+    #[prost(bool, tag = "3")]
+    pub installing: bool,
+}
+
 /// A listener that is registered no more.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct FormerBytes {
@@ -290,6 +300,9 @@ pub(crate) struct FormerBytes {
     /// Why, in words.
     #[prost(string, tag = "3")]
     pub why: String,
+    /// Whether it said that it has another place.
+    #[prost(bool, tag = "4")]
+    pub moved: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -332,6 +345,9 @@ pub(crate) struct RowBytes {
     pub pin: Option<u64>,
     #[prost(uint64, repeated, tag = "18")]
     pub avoids: Vec<u64>,
+    /// The snapshot on its way to it.
+    #[prost(message, optional, tag = "19")]
+    pub snapshot: Option<SnapshotBytes>,
 }
 
 /// A listener says from where it wants to be fed, once accepted.

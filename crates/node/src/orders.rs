@@ -9,10 +9,11 @@
 
 use crate::core::Core;
 use crate::error::SteerError;
-use crate::message::{Call, Empty, Reason, Reject, Reply};
+use crate::explain::Explained;
+use crate::message::{Call, Empty, PeerAtBytes, Reason, Reject, Reply};
 use crate::peer::client::CallError;
-use crate::tree_loop::{Input, PeerAt};
-use eaves_tree::{Address, NodeId};
+use crate::tree_loop::{Input, PeerAt, Wish};
+use eaves_tree::{Address, NodeId, Peer};
 use prost::{Message, Oneof};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(crate) struct OrderCall {
     /// The id of the node that must carry it out.
     #[prost(uint64, tag = "1")]
     pub to: u64,
-    #[prost(oneof = "Order", tags = "2, 3")]
+    #[prost(oneof = "Order", tags = "2, 3, 4, 5, 6, 7")]
     pub order: Option<Order>,
 }
 
@@ -40,6 +41,18 @@ pub(crate) enum Order {
     /// Take this list of upstream servers instead of the present one (S14).
     #[prost(message, tag = "3")]
     SetUpstreams(UpstreamsOrder),
+    /// Tell how it came to its upstream (B15).
+    #[prost(message, tag = "4")]
+    Explain(Empty),
+    /// Use this upstream whenever it can be used, or no particular one (B16).
+    #[prost(message, tag = "5")]
+    Pin(PinOrder),
+    /// Never register with these, or again (B16).
+    #[prost(message, tag = "6")]
+    Avoid(AvoidOrder),
+    /// Hand the listeners over and take none, or take them again (B16).
+    #[prost(message, tag = "7")]
+    Drain(DrainOrder),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -55,10 +68,30 @@ pub(crate) struct UpstreamsOrder {
     pub upstreams: Vec<String>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PinOrder {
+    #[prost(message, optional, tag = "1")]
+    pub upstream: Option<PeerAtBytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AvoidOrder {
+    #[prost(uint64, repeated, tag = "1")]
+    pub nodes: Vec<u64>,
+    #[prost(bool, tag = "2")]
+    pub on: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct DrainOrder {
+    #[prost(bool, tag = "1")]
+    pub on: bool,
+}
+
 /// The answer of the node that carried the order out.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct OrderDone {
-    #[prost(oneof = "OrderReply", tags = "1, 2")]
+    #[prost(oneof = "OrderReply", tags = "1, 2, 3, 4")]
     pub reply: Option<OrderReply>,
 }
 
@@ -69,6 +102,11 @@ pub(crate) enum OrderReply {
     /// Nothing was to be done: it is so already, or no longer so.
     #[prost(message, tag = "2")]
     Nothing(Empty),
+    #[prost(message, tag = "3")]
+    Explained(Explained),
+    /// How many listeners are still registered.
+    #[prost(uint32, tag = "4")]
+    Registered(u32),
 }
 
 /// Has `to` carry out `order`; `to` may be this node.
@@ -117,42 +155,53 @@ pub(crate) async fn answer(core: &Arc<Core>, call: OrderCall) -> Reply {
 async fn carry_out(core: &Arc<Core>, order: Order) -> Result<OrderReply, SteerError> {
     match order {
         Order::Kick(order) => {
-            let (answer, kicked) = oneshot::channel();
-            core.tree.tell(Input::Kick {
-                listener: NodeId(order.listener),
-                answer,
-            });
-            match kicked.await.map_err(|_| stopping())? {
+            let listener = NodeId(order.listener);
+            match tell(core, |answer| Input::Kick { listener, answer }).await? {
                 true => Ok(OrderReply::Done(Empty {})),
                 false => Ok(OrderReply::Nothing(Empty {})),
             }
         }
         Order::SetUpstreams(order) => {
-            listener_only(core, "it has no list of upstream servers")?;
-            let upstreams = order
-                .upstreams
-                .iter()
-                .map(|text| Address::from(text.as_str()));
-            let (answer, kept) = oneshot::channel();
-            core.tree.tell(Input::SetUpstreams {
-                upstreams: upstreams.collect(),
-                answer,
+            let upstreams = order.upstreams.iter();
+            let upstreams = upstreams.map(|text| Address::from(text.as_str())).collect();
+            wish(core, Wish::Upstreams(upstreams)).await
+        }
+        Order::Explain(_) => {
+            let told = tell(core, Input::Explain).await?;
+            Ok(OrderReply::Explained(told))
+        }
+        Order::Pin(order) => {
+            let upstream = order.upstream.map(|peer| Peer {
+                id: NodeId(peer.id),
+                address: Address::from(peer.address.as_str()),
             });
-            kept.await.map_err(|_| stopping())?;
-            Ok(OrderReply::Done(Empty {}))
+            wish(core, Wish::Pin(upstream)).await
+        }
+        Order::Avoid(order) => {
+            let nodes = order.nodes.into_iter().map(NodeId).collect();
+            wish(core, Wish::Avoid(nodes, order.on)).await
+        }
+        Order::Drain(order) => {
+            wish(core, Wish::Drain(order.on)).await?;
+            let inspection = core.tree.inspect().await.ok_or_else(stopping)?;
+            Ok(OrderReply::Registered(inspection.downstreams.len() as u32))
         }
     }
 }
 
-/// Refuses an order that only a listener can carry out.
-fn listener_only(core: &Core, why: &str) -> Result<(), SteerError> {
-    match core.consensus() {
-        None => Ok(()),
-        Some(_) => Err(SteerError::Refused(format!(
-            "{} is a voter: {why}; `eaves tree` shows the listeners",
-            core.config.name
-        ))),
-    }
+/// Asks the tree's loop for something that is on disk when it answers.
+async fn wish(core: &Core, wish: Wish) -> Result<OrderReply, SteerError> {
+    tell(core, |answer| Input::Wish { wish, answer }).await??;
+    Ok(OrderReply::Done(Empty {}))
+}
+
+async fn tell<T>(
+    core: &Core,
+    input: impl FnOnce(oneshot::Sender<T>) -> Input,
+) -> Result<T, SteerError> {
+    let (answer, told) = oneshot::channel();
+    core.tree.tell(input(answer));
+    told.await.map_err(|_| stopping())
 }
 
 fn stopping() -> SteerError {

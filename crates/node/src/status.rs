@@ -125,6 +125,8 @@ pub struct TreeRow {
     pub pin: Option<u64>,
     /// The nodes it never registers with (B16).
     pub avoids: Vec<u64>,
+    /// The snapshot on its way to it (B9).
+    pub snapshot: Option<SnapshotProgress>,
 }
 
 /// The whole tree as one node sees it.

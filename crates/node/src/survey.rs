@@ -15,7 +15,7 @@
 //! nobody remembers, and that has found no place, is known to itself alone: ask it.
 
 use crate::message::{FormerBytes, PeerAtBytes, RowBytes, Rows};
-use crate::status::{Missing, Role, TreePicture, TreeRow};
+use crate::status::{Missing, Role, SnapshotProgress, TreePicture, TreeRow};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -109,6 +109,8 @@ impl Survey {
         };
         let why = match (self.rows.contains_key(&from), self.unseen.get(&from)) {
             (true, _) => format!("what is below it is missing: {error}"),
+            // Wherever it went, its upstream there knows more.
+            (false, Some(former)) if former.moved => return self.look_for_former(),
             (false, Some(former)) => format!(
                 "went {} s ago ({}) and does not answer: {error}",
                 former.ago_ms / 1000,
@@ -228,6 +230,11 @@ fn row_from_bytes(row: RowBytes) -> Option<TreeRow> {
         draining: row.draining,
         pin: row.pin,
         avoids: row.avoids,
+        snapshot: row.snapshot.map(|snapshot| SnapshotProgress {
+            received_bytes: snapshot.received_bytes,
+            total_bytes: snapshot.total_bytes,
+            installing: snapshot.installing,
+        }),
     })
 }
 

@@ -6,6 +6,8 @@
 use crate::config::StartAs;
 use crate::core::Core;
 use crate::describe::{milliseconds, peer_bytes};
+use crate::error::SteerError;
+use crate::explain::{Explained, explain};
 use crate::identity::write_durably;
 use crate::intake;
 use crate::links::{self, LinkCommand};
@@ -70,11 +72,13 @@ pub(crate) enum Input {
     Voter(VoterState),
     Voters(Vec<Peer>),
     UpstreamList(Vec<Address>),
-    /// A list from an administrator (S14); answered once it is on disk.
-    SetUpstreams {
-        upstreams: Vec<Address>,
-        answer: oneshot::Sender<()>,
+    /// What an administrator wants of this node; answered once it is on disk.
+    Wish {
+        wish: Wish,
+        answer: oneshot::Sender<Result<(), SteerError>>,
     },
+    /// Why this node hangs where it hangs (B15).
+    Explain(oneshot::Sender<Explained>),
     /// An administrator kicks a listener off (S12); answered with whether it was registered.
     Kick {
         listener: NodeId,
@@ -85,6 +89,18 @@ pub(crate) enum Input {
         saved: io::Result<()>,
     },
     Inspect(oneshot::Sender<Inspection>),
+}
+
+/// What an administrator may want of a node, to be kept on disk.
+pub(crate) enum Wish {
+    /// Another list of upstream servers (S14).
+    Upstreams(Vec<Address>),
+    /// One upstream before all others, or none (B16).
+    Pin(Option<Peer>),
+    /// Never to register with these, or again (B16).
+    Avoid(Vec<NodeId>, bool),
+    /// To hand its listeners over and take none, or to take them again (B16).
+    Drain(bool),
 }
 
 /// The way to one link's task.
@@ -124,6 +140,8 @@ pub(crate) struct Inspection {
     /// How old the last word from a leader is (B8).
     pub age: Option<Duration>,
     pub stale: bool,
+    /// What an administrator asked of it (B16).
+    pub steering: eaves_tree::Steering,
 }
 
 /// A listener that is registered no more, kept for a while so that it can be looked for (B15).
@@ -131,6 +149,7 @@ struct Former {
     peer: PeerAt,
     left: Instant,
     why: String,
+    moved: bool,
 }
 
 /// How the rest of the node reaches the loop.
@@ -335,7 +354,7 @@ struct Run {
     handed: u64,
     kept: u64,
     /// Administrators who wait for a version to be on disk.
-    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    waiting: Vec<(u64, oneshot::Sender<Result<(), SteerError>>)>,
     /// Where the registered listeners are.
     addresses: HashMap<NodeId, Address>,
     /// Listeners that went, the latest last.
@@ -380,12 +399,12 @@ impl Run {
             Input::Voter(state) => self.tree.handle_voter_state(now, state),
             Input::Voters(voters) => self.tree.handle_voters(now, voters),
             Input::UpstreamList(upstreams) => self.tree.handle_upstream_list(now, upstreams),
-            Input::SetUpstreams { upstreams, answer } => {
-                if self.tree.role() == eaves_tree::Role::Listener {
-                    self.tree.handle_upstream_list(now, upstreams);
-                    self.answer_when_kept(answer);
-                }
-            }
+            Input::Wish { wish, answer } => match self.wish(now, wish) {
+                Ok(()) => self.answer_when_kept(answer),
+                // Who no longer waits needs no answer.
+                Err(error) => drop(answer.send(Err(error))),
+            },
+            Input::Explain(answer) => drop(answer.send(explain(&self.tree, now))),
             Input::Kick { listener, answer } => drop(answer.send(self.tree.kick(now, listener))),
             Input::Persisted {
                 version,
@@ -508,8 +527,31 @@ impl Run {
         }
     }
 
+    fn wish(&mut self, now: Instant, wish: Wish) -> Result<(), SteerError> {
+        let of_listener = !matches!(wish, Wish::Drain(_));
+        if of_listener && self.tree.role() != eaves_tree::Role::Listener {
+            return Err(SteerError::Refused(format!(
+                "{} is a voter: nobody feeds it; `eaves tree` shows the listeners",
+                self.core.config.name
+            )));
+        }
+        let refused = |error: eaves_tree::SteerError| SteerError::Refused(error.to_string());
+        match wish {
+            Wish::Upstreams(list) => self.tree.handle_upstream_list(now, list),
+            Wish::Pin(upstream) => self.tree.pin(now, upstream).map_err(refused)?,
+            Wish::Avoid(nodes, on) => {
+                for node in nodes {
+                    self.tree.avoid(now, node, on).map_err(refused)?;
+                }
+            }
+            Wish::Drain(true) => self.tree.drain(now),
+            Wish::Drain(false) => self.tree.undrain(now),
+        }
+        Ok(())
+    }
+
     /// Answers once all that the protocol wants kept is on disk.
-    fn answer_when_kept(&mut self, answer: oneshot::Sender<()>) {
+    fn answer_when_kept(&mut self, answer: oneshot::Sender<Result<(), SteerError>>) {
         // What is to be kept must have been handed over before it can be waited for.
         self.perform();
         self.waiting.push((self.handed, answer));
@@ -520,7 +562,7 @@ impl Run {
         let kept = self.kept;
         for (_, answer) in self.waiting.extract_if(.., |(version, _)| *version <= kept) {
             // Who no longer waits needs no answer.
-            let _ = answer.send(());
+            let _ = answer.send(Ok(()));
         }
     }
 
@@ -560,6 +602,7 @@ impl Run {
             peer: peer_bytes(&former.peer),
             ago_ms: milliseconds(now.since(former.left)),
             why: former.why.clone(),
+            moved: former.moved,
         });
         Inspection {
             upstream: upstream.map(|upstream| peer_at(&upstream.peer)),
@@ -573,6 +616,7 @@ impl Run {
             fed_for: upstream.map(|upstream| now.since(upstream.since)),
             age: Some(self.tree.age(now)).filter(|age| *age != Duration::MAX),
             stale: self.tree.is_stale(now),
+            steering: self.tree.steering().clone(),
         }
     }
 
@@ -590,8 +634,8 @@ impl Run {
             }
             Event::Left { listener, why } => {
                 let address = self.addresses.remove(listener);
-                let has_place = matches!(why, Left::Said(LeaveReason::Moved) | Left::Replaced);
-                let Some(address) = address.filter(|_| !has_place) else {
+                let is_here = matches!(why, Left::Replaced);
+                let Some(address) = address.filter(|_| !is_here) else {
                     return;
                 };
                 let is_old = |former: &Former| now.since(former.left) > FORMER_KEPT_FOR;
@@ -606,6 +650,7 @@ impl Run {
                     },
                     left: now,
                     why: why.to_string(),
+                    moved: matches!(why, Left::Said(LeaveReason::Moved)),
                 });
             }
             _ => {}
@@ -613,7 +658,7 @@ impl Run {
     }
 }
 
-fn peer_at(peer: &Peer) -> PeerAt {
+pub(crate) fn peer_at(peer: &Peer) -> PeerAt {
     PeerAt {
         id: peer.id.0,
         address: peer.address.as_str().to_string(),

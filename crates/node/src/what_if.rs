@@ -299,6 +299,7 @@ mod tests {
             draining: false,
             pin: None,
             avoids: Vec::new(),
+            snapshot: None,
         }
     }
 

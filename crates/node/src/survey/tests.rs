@@ -123,6 +123,9 @@ impl World {
     }
 }
 
+/// One who said that it has another place, and is nowhere to be found.
+const MOVED: u64 = 99;
+
 fn address(id: u64) -> String {
     format!("h:{id}")
 }
@@ -139,6 +142,7 @@ fn former(id: u64) -> FormerBytes {
         peer: peer(id),
         ago_ms: 12_000,
         why: "the connection closed".into(),
+        moved: id == MOVED,
     }
 }
 
@@ -258,7 +262,7 @@ fn a_detached_listener_is_found_through_who_let_it_go_with_all_below_it() {
     let mut world = World::grown(12, 2);
     // 4 has lost 2, and keeps 8 and 9 with what is below them (B3).
     world.nodes.get_mut(&4).unwrap().upstream = None;
-    world.nodes.get_mut(&2).unwrap().former = vec![4, 77];
+    world.nodes.get_mut(&2).unwrap().former = vec![4, 77, MOVED];
     let picture = world.survey(&[1, 2, 3], 5);
     assert_eq!(ids(&picture), Vec::from_iter(1..=15));
     let depths: Vec<Option<u32>> = [4, 8, 9]

@@ -102,8 +102,8 @@ pub(crate) enum OrderReply {
     /// Nothing was to be done: it is so already, or no longer so.
     #[prost(message, tag = "2")]
     Nothing(Empty),
-    #[prost(message, tag = "3")]
-    Explained(Explained),
+    #[prost(message, boxed, tag = "3")]
+    Explained(Box<Explained>),
     /// How many listeners are still registered.
     #[prost(uint32, tag = "4")]
     Registered(u32),
@@ -168,7 +168,7 @@ async fn carry_out(core: &Arc<Core>, order: Order) -> Result<OrderReply, SteerEr
         }
         Order::Explain(_) => {
             let told = tell(core, Input::Explain).await?;
-            Ok(OrderReply::Explained(told))
+            Ok(OrderReply::Explained(Box::new(told)))
         }
         Order::Pin(order) => {
             let upstream = order.upstream.map(|peer| Peer {

@@ -341,7 +341,7 @@ impl<'a> Steering<'a> {
 
     async fn explain(&self, row: &TreeRow) -> Result<Explained, SteerError> {
         match self.give(row, Order::Explain(Empty {})).await? {
-            OrderReply::Explained(told) => Ok(told),
+            OrderReply::Explained(told) => Ok(*told),
             _ => Err(other_answer(row)),
         }
     }

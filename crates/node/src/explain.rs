@@ -110,6 +110,7 @@ fn in_words(verdict: Verdict) -> String {
         Verdict::Late => "did not answer in time",
         Verdict::Leader => "leads, and a leader feeds nobody (S1)",
         Verdict::Full => "is full",
+        Verdict::Busy => "is overloaded, and is asked again later",
         Verdict::Detached => "is detached itself",
         Verdict::Loop => "is this listener itself or hangs below it",
         Verdict::TooDeep => "is at the end of the longest path that is allowed",

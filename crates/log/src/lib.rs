@@ -19,7 +19,8 @@
 //! ```
 //!
 //! A room for each thing: [`Frame`] is an entry as bytes, [`Chain`] the running value over entries, [`Log`] the handle that everybody
-//! holds, [`FlushJob`] the work for the disk, [`Disk`] what is asked of one, [`sim`] a disk that forgets. Inside, `writer` is the only
+//! holds, [`FlushJob`] the work for the disk, [`Disk`] what is asked of one, [`FrozenDisk`] one that
+//! stays as it is, [`sim`] one that forgets. Inside, `writer` is the only
 //! place that writes, `recovery` the only one that interprets what was found, `record` and `segment` say how the bytes lie.
 //!
 //! # Files
@@ -116,6 +117,7 @@ pub mod disk;
 mod error;
 mod flush;
 mod frame;
+mod frozen;
 mod lock;
 mod log;
 mod record;
@@ -133,5 +135,6 @@ pub use flush::{FlushDone, FlushJob};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameError, Kind, LogId, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES,
 };
-pub use lock::{DirLock, LockError};
+pub use frozen::{FrozenDisk, FrozenFile};
+pub use lock::{DirLock, LOCK_FILE, LockError};
 pub use log::{Log, LogStats, Options, Recovered, Ticket};

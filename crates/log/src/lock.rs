@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// The name of the file that is locked. It stays when the lock is gone; only the lock on it means anything.
-const LOCK_FILE: &str = "LOCK";
+pub const LOCK_FILE: &str = "LOCK";
 
 /// A lock on a directory, held until dropped or until the process ends, however it ends.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use crate::message::{Call, ForwardCall, Purpose, Reason, Reject, Reply};
 use crate::peer::client::{CallError, Peers};
 use crate::raft::{Consensus, VoterView};
 use crate::reads::Reads;
+use crate::recover::Origin;
 use crate::snapshot::Snapshots;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::tree_loop::TreeHandle;
@@ -48,6 +49,8 @@ const MAX_HEARD: usize = 1024;
 pub(crate) struct Core {
     pub config: Config,
     pub cluster_id: u64,
+    /// The lost cluster that this one was made from, if this directory was made by a recovery (B17).
+    pub origin: Option<Origin>,
     pub node_id: u64,
     /// Where peers reach this node.
     pub address: String,

@@ -8,7 +8,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "identity";
+/// The file's name in a data directory.
+pub(crate) const FILE: &str = "identity";
 const VERSION: u32 = 1;
 
 /// Who the data in a directory belongs to.
@@ -91,6 +92,14 @@ pub enum IdentityError {
         /// The directory.
         dir: String,
     },
+    /// `eaves recover` was making it, and did not come to its end.
+    #[error(
+        "data directory {dir} is not whole, since `eaves recover` was interrupted while making it: run the same command again, which makes it anew, or remove the directory"
+    )]
+    Unfinished {
+        /// The directory.
+        dir: String,
+    },
     /// It cannot be read or written.
     #[error("identity file {file}: {cause}")]
     Io {
@@ -104,6 +113,7 @@ pub enum IdentityError {
 impl Identity {
     /// Reads the identity of `dir`; `None` if it is a new directory.
     pub fn load(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+        crate::recover::refuse_unfinished(dir)?;
         let file = dir.join(FILE);
         match fs::read_to_string(&file) {
             Ok(text) => parse(&text)

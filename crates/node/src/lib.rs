@@ -25,6 +25,7 @@ mod peer;
 mod position;
 mod raft;
 mod reads;
+mod recover;
 mod roles;
 mod small_state;
 mod snapshot;
@@ -47,6 +48,7 @@ pub use member::Member;
 pub use net::{CONNECT_TIMEOUT, Connection, Listener, Network, Task, TcpNetwork};
 pub use node::Node;
 pub use raft::RaftTimes;
+pub use recover::{Agreement, RecoverError, Source, Stand, Survey};
 pub use small_state::{SmallMachine, SmallState};
 pub use state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
 pub use status::{

@@ -17,6 +17,7 @@ use crate::opening;
 use crate::peer::client::{Me, Peers};
 use crate::peer::server;
 use crate::reads::{self, Reads};
+use crate::recover::Origin;
 use crate::roles;
 use crate::snapshot::Snapshots;
 use crate::state_machine::StateMachine;
@@ -93,6 +94,7 @@ impl Node {
         };
         let core = Arc::new(Core {
             cluster_id,
+            origin: Origin::load(&config.data_dir),
             node_id: identity.node_id,
             address,
             committed: Committed::new(applier.state().last),

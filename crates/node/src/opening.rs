@@ -14,6 +14,7 @@ use crate::position::Applied;
 use crate::state_machine::StateMachine;
 use crate::tree_loop::{self, Kept};
 use eaves_log::{Base, Log};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,20 +197,20 @@ pub(crate) async fn open_log(
     }
     // Whatever it said, the log has followed now.
     applier.log_follows()?;
-    check_prefix(config, &flusher, &applied)?;
+    check_prefix(&config.data_dir, flusher.log(), &applied)?;
     check_reach(config, &flusher, &applied)?;
     Ok(flusher)
 }
 
 /// The state must have been made from this very log.
-fn check_prefix(config: &Config, flusher: &Flusher, applied: &Applied) -> Result<(), StartError> {
+pub(crate) fn check_prefix(dir: &Path, log: &Log, applied: &Applied) -> Result<(), StartError> {
     let Some(last) = applied.last else {
         return Ok(());
     };
-    let chain = flusher.log().chain_at(last.index);
+    let chain = log.chain_at(last.index);
     match chain {
         Ok(Some(chain)) if chain != applied.chain => Err(StartError::State {
-            dir: config.data_dir.display().to_string(),
+            dir: dir.display().to_string(),
             cause: format!(
                 "the state at {last} was not made from this log (chain {:016x}, the log has {:016x}): log and state come from different \
                  backups; restore both together, or remove the directory and let the node join anew",

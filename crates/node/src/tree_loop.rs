@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// The file that keeps the upstream list, learned addresses and what an administrator asked for (S6, B5, B16).
-const SAVED_FILE: &str = "upstreams";
+pub(crate) const SAVED_FILE: &str = "upstreams";
 
 /// How often a voter's freshness is looked at (B8): half the time after which it counts as stale is twice this.
 const FRESHNESS_INTERVAL: Duration = Duration::from_millis(500);

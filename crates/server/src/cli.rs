@@ -1,7 +1,7 @@
 //! The command line as a whole: its commands, its log, and the runtime each command runs on.
 
 use crate::bench;
-use crate::commands::{del, get, listen, put, serve, status, tree, watch};
+use crate::commands::{del, get, listen, put, recover, serve, status, tree, watch};
 use crate::failure::{Failure, Outcome};
 use crate::up;
 use clap::{Parser, Subcommand};
@@ -38,6 +38,8 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Run one listener
     Listen(listen::ListenArgs),
+    /// Make a new group of what is left of one that is lost for good
+    Recover(recover::RecoverArgs),
     /// Show the tree: who gets the log from whom, and how far behind each node is
     Tree(tree::TreeArgs),
     /// Show the state of each of --endpoints
@@ -63,6 +65,7 @@ impl Cli {
             Command::Up(args) => block_on(up::run(args)),
             Command::Serve(args) => serve::run(&args),
             Command::Listen(args) => listen::run(&args),
+            Command::Recover(args) => recover::run(&args),
             Command::Tree(args) => block_on(tree::run(args)),
             Command::Status(args) => block_on(status::run(args)),
             Command::Put(args) => block_on(put::run(args)),

@@ -165,7 +165,7 @@ fn one(flag: &str, text: &str) -> Outcome<Address> {
 }
 
 /// Nobody can connect to "all addresses of this machine".
-fn check_reachable(flag: &str, address: &Address) -> Outcome {
+pub fn check_reachable(flag: &str, address: &Address) -> Outcome {
     match address.host() {
         "0.0.0.0" | "[::]" => Err(Failure::usage(format!(
             "{flag}: {address} is an address to listen on, not to connect to; give {flag} http://HOST:{} with a host others can reach",
@@ -189,7 +189,8 @@ fn check_log(segment_bytes: u64, retention_bytes: u64) -> Outcome {
     Ok(())
 }
 
-fn check_label(flag: &str, text: &str) -> Outcome {
+/// Names stand in tables and in lists with separators.
+pub fn check_label(flag: &str, text: &str) -> Outcome {
     if text.len() > MAX_NAME_BYTES {
         return Err(Failure::usage(format!(
             "{flag}: it is longer than {MAX_NAME_BYTES} bytes; give a shorter one"

@@ -211,6 +211,38 @@ fn contradictory_flags_are_usage_errors() {
 }
 
 #[test]
+fn a_recovery_from_nothing_or_to_nowhere_is_refused() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let empty = directory.path().display().to_string();
+    let absent = format!("{empty}/absent");
+    assert_one_line(
+        &["recover", "--from", &empty],
+        1,
+        &[&empty, "holds no node's data"],
+    );
+    assert_one_line(
+        &["recover", "--from", &absent],
+        1,
+        &[&absent, "no such directory"],
+    );
+    for (arguments, part) in [
+        (&["--yes"][..], "add --voter"),
+        (&["--from", &empty], "twice"),
+        (&["--voter", "v1"], "NAME=URL,DIR"),
+        (&["--voter", "v1=http://0.0.0.0:1,d"], "not to connect to"),
+        (
+            &["--voter", "v1=http://h:1,d", "--voter", "v1=http://h:2,e"],
+            "in common",
+        ),
+        (&["--initial-cluster-token", ""], "--initial-cluster-token"),
+    ] {
+        let arguments = [&["recover", "--from", &empty], arguments].concat();
+        assert_one_line(&arguments, 2, &[part]);
+    }
+    assert!(!directory.path().join("absent").exists());
+}
+
+#[test]
 fn wrong_flags_of_a_node_are_usage_errors() {
     for (arguments, parts) in [
         (

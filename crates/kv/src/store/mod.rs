@@ -115,6 +115,17 @@ impl Store {
         let file = StateFile::open(&directory.join(FILE_NAME))?;
         // Only now: the open file is locked, so no other process receives a snapshot in this directory.
         snapshot::remove_leftovers(directory)?;
+        Store::load(directory, file)
+    }
+
+    /// Opens what is in `directory` to look at it: what is applied and persisted later is forgotten, and nothing there is changed (unless a
+    /// snapshot is installed, so let none be). The caller keeps every other process off the directory.
+    pub fn open_unchanged(directory: &Path) -> Result<Store, StateFileError> {
+        let file = StateFile::open_unchanged(&directory.join(FILE_NAME))?;
+        Store::load(directory, file)
+    }
+
+    fn load(directory: &Path, file: StateFile) -> Result<Store, StateFileError> {
         let (durable, state) = Durable::load(file)?;
         let shared = Shared {
             directory: directory.to_owned(),

@@ -11,6 +11,7 @@
 use super::record::{Damaged, Record, RecordHeader, Revision, RowKey};
 use bytes::Bytes;
 use eaves::Position;
+use eaves_log::{DiskFile, FrozenFile};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -101,7 +102,28 @@ pub struct StateFile {
 impl StateFile {
     /// Opens a state file, or begins a new one.
     pub fn open(path: &Path) -> Result<Self, StateFileError> {
-        let database = open_database(path).map_err(|error| wrap(path, error))?;
+        Self::begin_in(path, builder().create(path))
+    }
+
+    /// Opens what is in a state file, or an empty state where there is none, and changes nothing on disk: what is written here stays in
+    /// memory. The caller keeps others away from the file.
+    pub fn open_unchanged(path: &Path) -> Result<Self, StateFileError> {
+        let file = match FrozenFile::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FrozenFile::empty()),
+            found => found,
+        };
+        let file = file.map_err(|cause| StateFileError::Io {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Self::begin_in(path, builder().create_with_backend(Frozen(file)))
+    }
+
+    fn begin_in(
+        path: &Path,
+        database: Result<Database, redb::DatabaseError>,
+    ) -> Result<Self, StateFileError> {
+        let database = database.map_err(|error| wrap(path, error))?;
         let file = Self {
             path: path.to_owned(),
             database: Arc::new(database),
@@ -174,12 +196,42 @@ impl StateFile {
     }
 }
 
-/// The one place where a database is made; storage other than a file comes in here.
-fn open_database(path: &Path) -> Result<Database, redb::DatabaseError> {
-    Database::builder()
+/// How every database is opened.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder
         .set_cache_size(PAGE_CACHE_BYTES)
-        .set_check_integrity_on_open(true)
-        .create(path)
+        .set_check_integrity_on_open(true);
+    builder
+}
+
+/// A state file that is read and never changed.
+#[derive(Debug)]
+struct Frozen(FrozenFile);
+
+impl redb::StorageBackend for Frozen {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self.0.read_at(out, offset)? == out.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
 }
 
 /// The durable state at one point in time.

@@ -122,3 +122,36 @@ fn a_file_of_format_1_still_opens() {
         assert_eq!(old.range(&request), new.range(&request));
     }
 }
+
+#[test]
+fn a_store_that_was_opened_to_look_at_changes_nothing() {
+    let mut node = Node::new();
+    node.puts(&[("a", "1"), ("b", "2")]);
+    node.persist();
+    // As a killed process leaves it, which redb repairs when it is opened.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(state_file(node.dir.path()), state_file(dir.path())).unwrap();
+    let before = std::fs::read(state_file(dir.path())).unwrap();
+
+    let mut looking = Node {
+        store: Store::open_unchanged(dir.path()).unwrap(),
+        dir,
+        log: node.log.clone(),
+    };
+    assert_eq!(looking.store.revision(), 3);
+    looking.puts(&[("c", "3")]);
+    looking.persist();
+    assert_eq!(looking.store.revision(), 4);
+    let found = looking.store.range(&RangeRequest {
+        key: "c".into(),
+        ..Default::default()
+    });
+    assert_eq!(found.unwrap().kvs[0].value, "3");
+    let Node { dir, store, .. } = looking;
+    drop(store);
+    assert_eq!(std::fs::read(state_file(dir.path())).unwrap(), before);
+
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(Store::open_unchanged(empty.path()).unwrap().revision(), 1);
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}

@@ -6,7 +6,7 @@ use crate::message::{
 use crate::net::Network;
 use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -110,7 +110,12 @@ pub(crate) struct Peers {
     network: Arc<dyn Network>,
     me: Me,
     channels: Mutex<HashMap<(String, Purpose), Arc<Channel>>>,
+    /// Addresses at which a stranger was met, each reported once.
+    strangers: Mutex<HashSet<String>>,
 }
+
+/// Strangers remembered; those beyond are not reported.
+const MAX_STRANGERS: usize = 64;
 
 impl Peers {
     pub fn new(network: Arc<dyn Network>, me: Me) -> Arc<Peers> {
@@ -118,12 +123,28 @@ impl Peers {
             network,
             me,
             channels: Mutex::default(),
+            strangers: Mutex::default(),
         })
     }
 
     /// Opens a connection of its own, for a stream.
     pub async fn connect(&self, address: &str, purpose: Purpose) -> Result<Greeted, CallError> {
-        connect(&*self.network, self.me, address, purpose).await
+        let connected = connect(&*self.network, self.me, address, purpose).await;
+        match &connected {
+            Err(CallError::Rejected(reject)) if reject.reason() == Reason::Mismatch => {
+                self.report_stranger(address, &reject.text)
+            }
+            _ => {}
+        }
+        connected
+    }
+
+    /// Says once for each address why nobody there has anything to do with this node (B12).
+    fn report_stranger(&self, address: &str, text: &str) {
+        let mut strangers = self.strangers.lock().unwrap();
+        if strangers.len() < MAX_STRANGERS && strangers.insert(address.to_string()) {
+            tracing::warn!("peer {address} refuses this node: {text}");
+        }
     }
 
     /// Asks the peer at `address` and waits at most `timeout` for the answer.

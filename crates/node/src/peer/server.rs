@@ -13,13 +13,15 @@ use crate::message::{
 };
 use crate::net::{Connection, Listener};
 use crate::orders;
+use crate::recover::Origin;
 use crate::snapshot;
 use crate::tree_loop::Asked;
 use crate::wire::{Kind, MAX_PACKET_BYTES, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -34,6 +36,10 @@ const MAX_CONNECTIONS: usize = 4096;
 /// Connections that have not said yet who they are; more are closed at once.
 const MAX_STRANGERS: usize = 1024;
 
+/// How often it is told that one peer is refused, and of how many peers.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
+const MAX_REFUSALS: usize = 256;
+
 /// Requests of one connection being worked on; one more is answered "busy".
 const MAX_REQUESTS: usize = 16 << 10;
 
@@ -41,6 +47,7 @@ const MAX_REQUESTS: usize = 16 << 10;
 pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let refusals = Arc::new(Refusals::default());
     let mut stopping = core.stopping.subscribe();
     loop {
         let accepted = tokio::select! {
@@ -63,12 +70,12 @@ pub(crate) async fn run(core: Arc<Core>, mut listener: Box<dyn Listener>) {
             );
             continue;
         };
-        let (core, room) = (core.clone(), room.clone());
+        let (core, room, refusals) = (core.clone(), room.clone(), refusals.clone());
         tokio::spawn(async move {
             let peer = connection.peer.clone();
             let mut stopping = core.stopping.subscribe();
             tokio::select! {
-                ended = serve(core, connection, stranger, room) => if let Err(error) = ended {
+                ended = serve(core, connection, stranger, room, &refusals) => if let Err(error) = ended {
                     let garbage = error.kind() == io::ErrorKind::InvalidData;
                     match garbage {
                         true => tracing::warn!("drop connection from {peer}: {error}"),
@@ -86,6 +93,7 @@ async fn serve(
     connection: Connection,
     stranger: OwnedSemaphorePermit,
     room: Arc<Semaphore>,
+    refusals: &Refusals,
 ) -> io::Result<()> {
     let mut reader = PacketReader::new(connection.reader);
     let mut writer = connection.writer;
@@ -103,12 +111,14 @@ async fn serve(
         return write_packet(&mut writer, Kind::Reject, &reject, &[]).await;
     }
     if let Some(reject) = refuse(&core, &hello) {
-        tracing::warn!(
-            "refuse peer {:x} at {}: {}",
-            hello.from,
-            connection.peer,
-            reject.text
-        );
+        if refusals.are_news(hello.from) {
+            tracing::warn!(
+                "refuse peer {:x} at {}: {}",
+                hello.from,
+                connection.peer,
+                reject.text
+            );
+        }
         return write_packet(&mut writer, Kind::Reject, &reject, &[]).await;
     }
     let welcome = Welcome {
@@ -141,6 +151,29 @@ async fn serve(
     }
 }
 
+/// Who was refused, and when that was last told: one that keeps coming must not fill the log.
+#[derive(Default)]
+struct Refusals(Mutex<HashMap<u64, Instant>>);
+
+impl Refusals {
+    /// Whether to tell that `peer` is refused.
+    fn are_news(&self, peer: u64) -> bool {
+        let mut told = self.0.lock().unwrap();
+        let now = Instant::now();
+        if told.len() >= MAX_REFUSALS {
+            told.retain(|_, at| now - *at < REFUSAL_INTERVAL);
+        }
+        let is_known = told
+            .get(&peer)
+            .is_some_and(|at| now - *at < REFUSAL_INTERVAL);
+        let is_news = !is_known && told.len() < MAX_REFUSALS;
+        if is_news {
+            told.insert(peer, now);
+        }
+        is_news
+    }
+}
+
 fn refuse(core: &Core, hello: &Hello) -> Option<Reject> {
     if hello.version != PROTOCOL_VERSION {
         let text = format!(
@@ -150,13 +183,26 @@ fn refuse(core: &Core, hello: &Hello) -> Option<Reject> {
         return Some(Reject::new(Reason::Mismatch, text));
     }
     if hello.cluster_id != 0 && hello.cluster_id != core.cluster_id {
-        let text = format!(
-            "this node belongs to cluster {:016x}, the caller to {:016x}: one of them is configured with the other's address",
-            core.cluster_id, hello.cluster_id
-        );
+        let text = other_cluster(core.cluster_id, core.origin.as_ref(), hello.cluster_id);
         return Some(Reject::new(Reason::Mismatch, text));
     }
     None
+}
+
+/// What a caller of another cluster is told: the likeliest cause, and what to do.
+fn other_cluster(own: u64, origin: Option<&Origin>, caller: u64) -> String {
+    match origin {
+        Some(origin) if origin.cluster_id == caller => format!(
+            "this node belongs to cluster {own:016x}, which `eaves recover` made of the caller's, {caller:016x}, as it stood at entry {}: the old \
+             group does not go on; to have the caller join the new one, start it as a listener on an empty data directory, and keep the old \
+             directory until nothing in it is missed",
+            origin.last
+        ),
+        _ => format!(
+            "this node belongs to cluster {own:016x}, the caller to {caller:016x}: one of them is configured with the other's address, or \
+             its group was lost and `eaves recover` made another of it, which nodes of the old one join on an empty data directory only"
+        ),
+    }
 }
 
 fn not_voter() -> Reject {

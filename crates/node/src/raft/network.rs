@@ -139,6 +139,12 @@ impl RaftNetworkV2<Types> for Link {
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
         Box::pin(async move {
+            // Raft waits between attempts inside its stream: who connects first would try again without any pause.
+            let mut input = input;
+            let Some(first) = input.next().await else {
+                return Ok(futures_util::stream::empty().boxed() as Results<'s>);
+            };
+            let input = futures_util::stream::iter([first]).chain(input);
             let connecting = tokio::time::timeout(
                 option.hard_ttl().max(crate::net::CONNECT_TIMEOUT),
                 self.peers.connect(&self.address, Purpose::Append),

@@ -4,6 +4,7 @@ pub mod del;
 pub mod get;
 pub mod listen;
 pub mod put;
+pub mod recover;
 pub mod serve;
 pub mod status;
 pub mod tree;

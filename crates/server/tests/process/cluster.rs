@@ -6,7 +6,7 @@ use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest};
 use eaves_kv::proto::mvccpb::KeyValue;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ pub struct Cluster {
 pub struct Node {
     pub name: String,
     pub client_port: u16,
-    peer_port: u16,
+    pub peer_port: u16,
     pub data_dir: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
@@ -86,21 +86,33 @@ impl Cluster {
                 .chunks(2)
                 .filter(|flag| i < voters || flag[0] != "--snapshot-count");
             let words = place.into_iter().chain(own).chain(flags.flatten().copied());
-            Node {
-                name: name.clone(),
-                client_port: ports[i],
-                peer_port: peer_ports[i],
-                arguments: words.map(str::to_owned).collect(),
-                log: directory.path().join(format!("{name}.log")),
-                server: None,
-                channel: Endpoint::from_shared(url(ports[i]))
-                    .expect("a loopback address is an endpoint")
-                    .connect_lazy(),
-                data_dir,
-            }
+            let arguments = words.map(str::to_owned).collect();
+            let log = directory.path().join(format!("{name}.log"));
+            Node::new(name, arguments, data_dir, log, ports[i], peer_ports[i])
         });
         let nodes = nodes.collect();
         Cluster { nodes, directory }
+    }
+
+    /// Adds a node that is run by `arguments`, which name its directory and its peer port; it gets a client port.
+    pub fn add(&mut self, name: &str, arguments: &[&str], data_dir: PathBuf, peer_port: u16) {
+        let port = free_ports(1)[0];
+        let client = ["--listen-client-urls".to_owned(), url(port)];
+        let arguments = arguments.iter().map(|word| word.to_string());
+        let log = self.directory.path().join(format!("{name}.log"));
+        self.nodes.push(Node::new(
+            name,
+            arguments.chain(client).collect(),
+            data_dir,
+            log,
+            port,
+            peer_port,
+        ));
+    }
+
+    /// Where directories and logs of its nodes are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// All nodes, voters first.
@@ -201,6 +213,28 @@ impl Drop for Cluster {
 }
 
 impl Node {
+    fn new(
+        name: &str,
+        arguments: Vec<String>,
+        data_dir: PathBuf,
+        log: PathBuf,
+        client_port: u16,
+        peer_port: u16,
+    ) -> Node {
+        Node {
+            name: name.to_owned(),
+            client_port,
+            peer_port,
+            arguments,
+            log,
+            server: None,
+            channel: Endpoint::from_shared(url(client_port))
+                .expect("a loopback address is an endpoint")
+                .connect_lazy(),
+            data_dir,
+        }
+    }
+
     /// Starts its process.
     pub fn start(&mut self) {
         self.start_as(self.command());
@@ -384,6 +418,7 @@ pub fn depth_of(rows: &[Value]) -> u64 {
     depths.max().unwrap_or(0)
 }
 
-fn url(port: u16) -> String {
+/// A loopback address as a URL.
+pub fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }

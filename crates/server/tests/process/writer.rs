@@ -103,6 +103,16 @@ fn value_of(key: &str) -> String {
 }
 
 impl Writes {
+    /// Forgets acknowledged writes after `revision`, which a cluster that was made anew from there does not have.
+    pub fn lose_after(&mut self, revision: i64) {
+        let before = self.acknowledged.len();
+        self.acknowledged.retain(|_, at| *at <= revision);
+        println!(
+            "{} acknowledged writes are lost",
+            before - self.acknowledged.len()
+        );
+    }
+
     /// Checks what a cluster holds after these writes, and nothing else, went into it: every acknowledged one is there with its
     /// revision, every one whose outcome is unknown is there once or not at all.
     pub fn assert_held(&self, content: &Content) {

@@ -1,0 +1,283 @@
+//! Making the new group's directories.
+//!
+//! ```text
+//! for each voter   lock it, write `recovering`, copy the source
+//!                  open the copy: bring the state to the log's end, append the new membership, save a vote, make all durable
+//! for each voter   write `recovered` and the identity
+//! for each voter   remove `recovering`
+//! ```
+//!
+//! A crash before the last step leaves directories with which no node starts and which are made anew by the same command.
+
+use super::source::{apply_rest, open_log};
+use super::{Origin, RecoverError, Survey};
+use crate::applier::Applier;
+use crate::config::Group;
+use crate::identity::{Identity, IdentityError, write_durably};
+use crate::keeper::UNPERSISTED_MAX_BYTES;
+use crate::member::{Member, Membership};
+use crate::raft::VoteBytes;
+use crate::state_machine::StateMachine;
+use crate::tree_loop;
+use bytes::Bytes;
+use eaves_log::{Chain, DirLock, Disk, Frame, Kind, Log, LogId, RealDisk};
+use prost::Message;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Says that a directory is not whole.
+const UNFINISHED: &str = "recovering";
+
+/// How often the state machine is asked to make its state durable; each time it must get somewhere.
+const MAX_PERSISTS: usize = 8;
+
+/// Refuses a directory whose making was interrupted.
+pub(crate) fn refuse_unfinished(dir: &Path) -> Result<(), IdentityError> {
+    match dir.join(UNFINISHED).exists() {
+        true => Err(IdentityError::Unfinished {
+            dir: dir.display().to_string(),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// What the new entry is, the same for all voters.
+struct Beginning {
+    frame: Frame,
+    term: u64,
+}
+
+impl Survey {
+    /// Makes a directory for each founder of `group`, in the same order, from the chosen source; returns the new group's first entry,
+    /// its membership, as (term, index). A directory must be empty, absent, or left from an attempt that was interrupted.
+    ///
+    /// `open` opens, or begins, the state machine of a directory. Blocks. Needs as much space as the source takes, for each directory.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many directories as founders.
+    pub fn make(
+        &self,
+        group: &Group,
+        dirs: &[PathBuf],
+        open: impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
+    ) -> Result<(u64, u64), RecoverError> {
+        self.make_stepwise(group, dirs, open, |_| Ok(()))
+    }
+
+    /// [`Survey::make`], asking `before` at every step, whose error is a crash there.
+    pub(super) fn make_stepwise(
+        &self,
+        group: &Group,
+        dirs: &[PathBuf],
+        open: impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
+        mut before: impl FnMut(&'static str) -> io::Result<()>,
+    ) -> Result<(u64, u64), RecoverError> {
+        assert_eq!(
+            group.founders.len(),
+            dirs.len(),
+            "a directory for each voter"
+        );
+        let chosen = self.chosen();
+        if group.cluster_id == chosen.cluster_id {
+            return Err(RecoverError::SameCluster(group.cluster_id));
+        }
+        let beginning = self.beginning(group);
+        let at = |dir: &Path| {
+            let dir = dir.display().to_string();
+            move |error: io::Error| RecoverError::Target {
+                dir,
+                cause: error.to_string(),
+            }
+        };
+        dirs.iter()
+            .try_for_each(|dir| check_free(dir).map_err(at(dir)))?;
+        let mut locks = Vec::new();
+        for (dir, founder) in dirs.iter().zip(&group.founders) {
+            let mut fill = || -> io::Result<()> {
+                before("lock")?;
+                // Durably: what is made here must not be gone with its directory after a power failure.
+                RealDisk.create_dir_all(dir)?;
+                locks.push(DirLock::acquire(dir).map_err(io::Error::other)?);
+                before("mark")?;
+                write_durably(&dir.join(UNFINISHED), b"this directory is not whole\n")?;
+                before("copy")?;
+                clear(dir)?;
+                copy_dir(&chosen.dir, dir, true)?;
+                before("begin")?;
+                let vote = VoteBytes {
+                    term: beginning.term,
+                    voted_for: founder.id,
+                    committed: false,
+                };
+                begin(dir, open(dir)?, chosen.chain(), &beginning.frame, vote)
+            };
+            fill().map_err(at(dir))?;
+        }
+        for (dir, founder) in dirs.iter().zip(&group.founders) {
+            let identity = Identity {
+                cluster_id: Some(group.cluster_id),
+                node_id: founder.id,
+                is_voter: true,
+                name: founder.name.clone(),
+            };
+            let origin = Origin {
+                cluster_id: chosen.cluster_id,
+                last: chosen.last(),
+            };
+            let mut name = || -> io::Result<()> {
+                before("note")?;
+                origin.save(dir)?;
+                before("identify")?;
+                identity.save(dir).map_err(io::Error::other)
+            };
+            name().map_err(at(dir))?;
+        }
+        for dir in dirs {
+            let mut release = || -> io::Result<()> {
+                before("release")?;
+                fs::remove_file(dir.join(UNFINISHED))?;
+                File::open(dir)?.sync_all()
+            };
+            release().map_err(at(dir))?;
+        }
+        let LogId { term, index } = beginning.frame.id();
+        Ok((term, index))
+    }
+
+    /// The entry that makes the founders the voters, in a term of its own, above all that the source knows of.
+    fn beginning(&self, group: &Group) -> Beginning {
+        let members = group.founders.iter().map(|founder| {
+            let member = Member {
+                id: founder.id,
+                name: founder.name.clone(),
+                peer_address: founder.peer_address.clone(),
+                client_urls: Vec::new(),
+            };
+            (founder.id, member)
+        });
+        let membership = Membership {
+            configs: vec![group.founders.iter().map(|founder| founder.id).collect()],
+            members: members.collect(),
+        };
+        let chosen = self.chosen();
+        let term = chosen.term_known + 1;
+        let id = LogId::new(term, chosen.index + 1);
+        Beginning {
+            frame: Frame::encode(id, Kind::Membership, &membership.to_bytes()),
+            term,
+        }
+    }
+}
+
+/// Takes over a copied directory: its log and its state end with `first` when this returns, durably.
+fn begin(
+    dir: &Path,
+    machine: Arc<dyn StateMachine>,
+    chain: Chain,
+    first: &Frame,
+    vote: VoteBytes,
+) -> io::Result<()> {
+    let applier = Applier::open(machine, dir)?;
+    let log = open_log(Arc::new(RealDisk), dir, &applier).map_err(io::Error::other)?;
+    flush(&log)?;
+    applier.log_follows()?;
+    if log.last_chain() != chain {
+        return Err(io::Error::other(
+            "the copy is not what was copied; check the disk",
+        ));
+    }
+    log.append(std::slice::from_ref(first))
+        .map_err(io::Error::other)?;
+    log.save_hard_state(Bytes::from(vote.encode_to_vec()))
+        .map_err(io::Error::other)?;
+    flush(&log)?;
+    apply_rest(&log, &applier, |applier| {
+        match applier.unpersisted_bytes() > UNPERSISTED_MAX_BYTES {
+            true => applier.persist(first.id().index).map(|_| ()),
+            false => Ok(()),
+        }
+    })?;
+    for _ in 0..MAX_PERSISTS {
+        if applier.persist(first.id().index)? == Some(first.id().index) {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other(
+        "the state machine does not make its state durable",
+    ))
+}
+
+fn flush(log: &Log) -> io::Result<()> {
+    while let Some(job) = log.next_flush() {
+        log.flushed(job.run()).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Whether a voter may be made in `dir`.
+fn check_free(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // An empty lock file is all that an attempt leaves that ended before the directory was marked.
+    let mut others = entries.filter(|entry| {
+        let name = entry.as_ref().map(fs::DirEntry::file_name);
+        name.map_or(true, |name| name != eaves_log::LOCK_FILE)
+    });
+    match others.next().is_none() || dir.join(UNFINISHED).exists() {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "it is not empty; give a directory that is empty or does not exist",
+        )),
+    }
+}
+
+/// Empties a marked directory of what an interrupted attempt left.
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == UNFINISHED || name == eaves_log::LOCK_FILE {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Copies files and directories, durably; on top those not that belong to the node whose directory it was.
+fn copy_dir(from: &Path, to: &Path, top: bool) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let own = [
+            eaves_log::LOCK_FILE,
+            crate::identity::FILE,
+            tree_loop::SAVED_FILE,
+            super::origin::FILE,
+        ];
+        if top && own.iter().any(|own| name == *own) {
+            continue;
+        }
+        let target = to.join(&name);
+        match entry.file_type()?.is_dir() {
+            true => {
+                fs::create_dir_all(&target)?;
+                copy_dir(&entry.path(), &target, false)?;
+            }
+            false => {
+                fs::copy(entry.path(), &target)?;
+                File::open(&target)?.sync_all()?;
+            }
+        }
+    }
+    File::open(to)?.sync_all()
+}

@@ -254,6 +254,7 @@ fn clear(dir: &Path) -> io::Result<()> {
 }
 
 /// Copies files and directories, durably; on top those not that belong to the node whose directory it was.
+/// A source is locked, so nobody changes it meanwhile.
 fn copy_dir(from: &Path, to: &Path, top: bool) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -263,6 +264,7 @@ fn copy_dir(from: &Path, to: &Path, top: bool) -> io::Result<()> {
             crate::identity::FILE,
             tree_loop::SAVED_FILE,
             super::origin::FILE,
+            crate::snapshot::DIR_NAME,
         ];
         if top && own.iter().any(|own| name == *own) {
             continue;

@@ -7,7 +7,6 @@ use crate::member::Member;
 use crate::opening::check_prefix;
 use crate::position::Applied;
 use crate::state_machine::StateMachine;
-use bytes::Bytes;
 use eaves_log::{Base, Chain, DirLock, Disk, FrozenDisk, Log, LogId, OpenError, Options};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -192,7 +191,7 @@ pub(super) fn apply_rest(
 /// The highest term in which the node took part, as its Raft vote says; 0 for a listener that never had one.
 fn voted_term(log: &Log) -> io::Result<u64> {
     use prost::Message;
-    let vote = log.hard_state().unwrap_or_else(Bytes::new);
+    let vote = log.hard_state().unwrap_or_default();
     let vote = crate::raft::VoteBytes::decode(vote)
         .map_err(|error| io::Error::other(format!("its Raft vote cannot be read: {error}")))?;
     Ok(vote.term)

@@ -44,7 +44,7 @@ mod transfer;
 
 pub(crate) use incoming::Incoming;
 pub(crate) use push::{push, serve_push};
-pub(crate) use shelf::{Snapshots, tidy};
+pub(crate) use shelf::{DIR_NAME, Snapshots, tidy};
 pub(crate) use transfer::{fetch, serve, stage};
 
 use std::time::Duration;

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
 
-/// The folder in the data directory.
-const DIR_NAME: &str = "snapshots";
+/// The folder in the data directory: what is on its way, and nothing else.
+pub(crate) const DIR_NAME: &str = "snapshots";
 
 /// What the names of files that are sent begin with; a number follows.
 const SPOOL_PREFIX: &str = "outgoing";

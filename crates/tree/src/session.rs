@@ -1,7 +1,7 @@
 //! The session a listener is fed on, as the listener knows it.
 
 use crate::ids::{LinkId, LogPosition, NodeId, Peer, Zone};
-use crate::message::{ALTERNATIVES_MAX, Accept, Heartbeat};
+use crate::message::{ALTERNATIVES_MAX, Accept, FreePlaces, Heartbeat};
 use crate::path::Path;
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) draining: bool,
     /// Where the nearest free place of the tree is, says the root (`B7`).
     pub(crate) free_depth: Option<u32>,
+    /// The free places that the upstream was told of last (`B4`).
+    pub(crate) told: FreePlaces,
     /// Whether the upstream says it is stale.
     pub(crate) stale: bool,
     /// Who leads, says the upstream.
@@ -44,8 +46,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The session that begins with this acceptance.
-    pub(crate) fn new(now: Instant, peer: Peer, link: LinkId, accept: &Accept) -> Session {
+    /// The session that begins with this acceptance. The registration told the upstream of these free places.
+    pub(crate) fn new(
+        now: Instant,
+        peer: Peer,
+        link: LinkId,
+        accept: &Accept,
+        told: FreePlaces,
+    ) -> Session {
         let mut ancestors = Vec::from([peer.clone()]);
         ancestors.extend(accept.ancestors.iter().take(ALTERNATIVES_MAX - 1).cloned());
         Session {
@@ -59,6 +67,7 @@ impl Session {
             path: accept.heartbeat.path.clone(),
             attached: accept.heartbeat.attached,
             zone: accept.zone.clone(),
+            told,
             draining: accept.heartbeat.draining,
             free_depth: accept.heartbeat.free_depth,
             stale: accept.heartbeat.stale,

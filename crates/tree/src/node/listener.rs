@@ -7,8 +7,8 @@ use crate::config::{GRACE_LEVELS_MAX, LEARNED_MAX, UPSTREAMS_MAX};
 use crate::freshness::Freshness;
 use crate::ids::{Address, LinkId, Peer};
 use crate::message::{
-    ALTERNATIVES_MAX, Accept, Alternative, Heartbeat, HeartbeatAck, Kick, KickReason, LeaveReason,
-    Message, RefuseReason, Role,
+    ALTERNATIVES_MAX, Accept, Alternative, FreePlaces, Heartbeat, HeartbeatAck, Kick, KickReason,
+    LeaveReason, Message, RefuseReason, Role,
 };
 use crate::mutation::Mutation;
 use crate::order::OrderKey;
@@ -172,7 +172,8 @@ impl TreeNode {
         self.last_choice = Some(choice);
         self.stop_searching();
 
-        self.session = Some(Session::new(now, upstream.clone(), link, &accept));
+        let told = self.free_places();
+        self.session = Some(Session::new(now, upstream.clone(), link, &accept, told));
         self.timers.set(Timer::Silence, now + self.config.timeout);
         self.fresh = Freshness::told(accept.heartbeat.age, now);
         self.output(Output::StartFollowing {
@@ -238,12 +239,25 @@ impl TreeNode {
 
     /// Tells the upstream how far we are and where there is room below us (`S11`, `B4`).
     pub(super) fn report(&mut self) {
-        if let Some(session) = &self.session {
+        let free = self.free_places();
+        if let Some(session) = &mut self.session {
+            session.told = free;
+            let link = session.upstream.link;
             let ack = HeartbeatAck {
                 committed: self.committed,
-                free: self.free_places(),
+                free,
             };
-            self.send(session.upstream.link, Message::HeartbeatAck(ack));
+            self.send(link, Message::HeartbeatAck(ack));
+        }
+    }
+
+    /// Reports at once if the nearest free place below us is no longer where the upstream believes (`B4`): else it sends
+    /// newcomers here in vain until the next heartbeat. How many there are can wait.
+    pub(super) fn report_if_moved(&mut self) {
+        let Some(session) = &self.session else { return };
+        let nearest = |free: FreePlaces| (free.slots > 0).then_some(free.levels);
+        if nearest(session.told) != nearest(self.free_places()) {
+            self.report();
         }
     }
 

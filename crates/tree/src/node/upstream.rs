@@ -254,6 +254,7 @@ impl TreeNode {
         self.event(Event::Joined {
             listener: listener.id,
         });
+        self.report_if_moved();
         if !self.timers.is_set(Timer::Heartbeat) {
             self.set_heartbeat_timer(now);
         }
@@ -280,6 +281,7 @@ impl TreeNode {
         downstream.heard = now;
         downstream.committed = ack.committed;
         downstream.free = ack.free;
+        self.report_if_moved();
     }
 
     /// Ends a session with a downstream, if there is one on this connection, and the connection in any case.
@@ -294,6 +296,7 @@ impl TreeNode {
                 self.timers.stop(Timer::Drain);
                 self.event(Event::Drained);
             }
+            self.report_if_moved();
         }
         self.output(Output::Close { link });
     }

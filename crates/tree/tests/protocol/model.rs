@@ -436,6 +436,112 @@ proptest! {
     }
 }
 
+// Improvement (B6, B7).
+
+/// A tree of two zones that grows while nodes die, and then is left alone.
+#[derive(Clone, Debug)]
+struct Forest {
+    /// Capacity, zone, and when it starts in milliseconds.
+    listeners: Vec<(u32, bool, u16)>,
+    zoned: bool,
+    dying: Vec<u64>,
+}
+
+fn forest() -> impl Strategy<Value = Forest> {
+    (2..=16usize).prop_flat_map(|count| {
+        let listener = (1..=3u32, any::<bool>(), 0..4000u16);
+        let nodes = VOTERS + count as u64;
+        (
+            prop::collection::vec(listener, count),
+            any::<bool>(),
+            prop::collection::vec(VOTERS + 1..=nodes, 0..6),
+        )
+            .prop_map(|(listeners, zoned, dying)| Forest {
+                listeners,
+                zoned,
+                dying,
+            })
+    })
+}
+
+/// Heartbeat and timeout for runs of hours.
+const SELDOM: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(12));
+
+fn grown(forest: &Forest) -> Net {
+    let mut net = Net::new(Duration::from_millis(3), true);
+    for id in 1..=VOTERS {
+        let mut config = Net::config(id);
+        config.capacity = 2;
+        (config.heartbeat, config.timeout) = SELDOM;
+        config.zone = zone(forest.zoned.then_some(id == 2));
+        net.add_voter(config);
+    }
+    net.set_leader(Some(1));
+    for (id, (capacity, in_a, after)) in (VOTERS + 1..).zip(&forest.listeners) {
+        let mut config = Net::config(id);
+        config.capacity = *capacity;
+        (config.heartbeat, config.timeout) = SELDOM;
+        config.zone = zone(forest.zoned.then_some(*in_a));
+        net.add_listener(config, Saved::default());
+        net.set_list(id, &[1]);
+        net.run(Duration::from_millis(u64::from(*after)));
+    }
+    for &id in &forest.dying {
+        if net.is_up(id) {
+            net.kill(id);
+            net.run(Duration::from_secs(2));
+        }
+    }
+    net
+}
+
+/// The place of an upstream in the order of a listener, as B6 has it.
+fn place(listener: &TreeNode, upstream: &TreeNode) -> (u32, bool) {
+    let zone = &listener.config().zone;
+    let abroad = zone.is_some() && upstream.config().zone != *zone;
+    (upstream.path().depth() + u32::from(abroad), abroad)
+}
+
+/// min-depth: nobody could register at a strictly smaller place, by the rule for who may move where (B1).
+fn check_min_depth(net: &Net) {
+    let up: Vec<u64> = net.ids().into_iter().filter(|&id| net.is_up(id)).collect();
+    for &id in &up {
+        let listener = net.node(id).unwrap();
+        let Some(upstream) = listener.upstream() else {
+            continue;
+        };
+        let present = place(listener, net.node(upstream.peer.id.0).unwrap());
+        for &other_id in up.iter().filter(|&&other| other != id) {
+            let other = net.node(other_id).unwrap();
+            let is_free = other.role() != Role::Leader
+                && other.registered() < other.config().capacity
+                && !other.path().contains(NodeId(id));
+            let is_less = (other.path().depth(), other_id) < (listener.path().depth(), id);
+            assert!(
+                !(is_free && is_less && place(listener, other) < present),
+                "min-depth: n{id} could be below n{other_id}\n{}",
+                net.tree().join("\n")
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(repeatable(24))]
+
+    #[test]
+    fn everybody_comes_to_the_least_place_and_stays_there(forest in forest()) {
+        let mut net = grown(&forest);
+        // Long enough for two windows of three moves each.
+        net.run(IMPROVEMENT_WINDOW * 2);
+        check_safety(&net);
+        check_min_depth(&net);
+        let settled = net.following().clone();
+        net.run(IMPROVEMENT_WINDOW);
+        prop_assert_eq!(net.following(), &settled, "somebody moves though all is quiet");
+    }
+}
+
 // The crowd (B19).
 
 /// Many listeners start at once and know the leader's address only. All attach, nobody is asked without measure, and the

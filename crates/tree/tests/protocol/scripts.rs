@@ -477,6 +477,7 @@ scripts! {
     B03_a_subtree_stays_together
     B03_patience_grows_with_the_distance
     B04_a_place_is_found_by_descending
+    B04_full_or_free_is_told_at_once
     B05_addresses_are_learned
     B05_the_list_goes_before_what_was_learned
     B05_voters_in_the_log_begin_a_search

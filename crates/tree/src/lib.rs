@@ -35,6 +35,9 @@
 //! newcomer that knows one address, be it the leader's, finds a place in about as many steps as the tree is deep (`B4`). To
 //! spread a crowd, a node that names a free slot counts it as taken until it hears more.
 //!
+//! A node that is flooded with questions answers "busy" instead (`B19`), which is neither late nor a refusal: it is asked again
+//! a little later.
+//!
 //! When a whole round of questions finds nothing, the listener rests for a random time whose bound doubles, up to five
 //! seconds, and begins again, for ever. That is the liveness of the whole: **never-stuck** is asserted after every event.
 //!
@@ -55,31 +58,55 @@
 //! They wait, in proportion to their distance from it (`B3`): most often it comes back with a new path, and the whole subtree
 //! has moved by one registration. Whoever has waited long enough searches too, but leaves only when somebody has accepted it.
 //!
+//! # Moving to a better place
+//!
+//! Trees that only mend themselves grow deep, and zones get mixed up. So a listener that is attached *looks* around from time
+//! to time (`B7`). How near the nearest free place is comes up with the answers to heartbeats, one more at each level, and goes
+//! down with the heartbeats from the root; who has nothing to gain asks nobody. What is better is decided by one order (`S8`):
+//! depth, one level more in another zone. One order for everything, and strictly better only, or some would move for ever. A
+//! move is *make-before-break*: the old upstream feeds until the new one has accepted.
+//!
+//! A look is also how a listener leaves a root that hears no leader any more (`B8`), and how an administrator's wishes come
+//! true (`B16`): to be below a certain node (*pin*), not to be below another (*avoid*), to leave a node that hands all its
+//! downstreams over (*drain*). Wishes are on disk. None of them makes a listener starve: a pin that cannot be followed, and
+//! an avoided upstream to which there is no alternative, are reported and tried again, except that a listener which has no
+//! upstream at all does not go to one that it is to avoid.
+//!
 //! # Loops
 //!
-//! Two rules keep loops out: nobody registers below itself, as far as paths are known, and a detached node takes nobody on
-//! (`B1`). Paths may be out of date for as long as a message takes, so a loop can still close; its first heartbeat comes back
-//! to its sender within the sum of the delays around it, and the sender, finding itself above itself, leaves.
+//! Three rules keep loops out (`B1`). Nobody registers below itself, as far as paths are known. A detached node takes nobody
+//! on. And who keeps its upstream while it registers elsewhere does so only below what is less than itself in (stale, depth,
+//! id): two that move at the same moment cannot both be less than the other. Who must go where that order does not lead
+//! leaves first. Paths may be out of date for as long as a message takes, so a loop can still close; its first heartbeat comes
+//! back to its sender within the sum of the delays around it, and the sender, finding itself above itself, leaves.
 //!
 //! # Where things are
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `node/` | [`TreeNode`]: inputs and getters; as an upstream; as a listener that follows, or searches; as a voter |
+//! | `node/` | [`TreeNode`]: inputs and getters; as an upstream; as a listener that follows, searches, or looks for another place; as a voter; as an administrator wishes |
 //! | `search.rs`, `choice.rs`, `order.rs` | whom to ask next, what an answer is worth, whom to register with |
 //! | `downstreams.rs`, `session.rs` | who is fed, and who feeds |
 //! | `message.rs`, `output.rs` | what nodes say to each other, and what the driver is asked to do |
+//! | `steering.rs` | what an administrator has asked of a node |
+//! | `mutation.rs` | rules that a simulator can switch off, to prove that it would notice |
 //! | `config.rs`, `timers.rs`, `rng.rs`, `time.rs`, `freshness.rs`, `path.rs`, `ids.rs` | what they lean on |
 //!
 //! # Caveats
 //!
 //! - Nodes are trusted to be what they say, as in Raft. A node that lies about its path can attract listeners. Ill-formed
 //!   behaviour (a message out of place, a stranger's identity) ends the session, and nothing worse.
-//! - A listener does not yet look for a better place while it has one (`B7`), nor leave a stale upstream for a fresher one
-//!   (`B8`). So after losses the tree may stay deeper than need be, and own zones are preferred only when choosing (`B6`).
-//! - `pin`, `avoid` and `drain` (`B16`) and the answer "busy" (`B19`) are not there yet.
+//! - The tree is as shallow as greedy moves make it: nobody makes room for another. A listener with many free places stays
+//!   below one with few.
+//! - The nearest free place is known for the whole tree, not for each zone. So a listener outside its zone, or one level below
+//!   a free place in another, looks in vain every minute: a few questions. And what a random voter knows of its own tree is
+//!   learned one voter a minute.
+//! - The order (stale, depth, id) proves that no loop closes only if everybody's staleness and depth are known as they are.
+//!   They are as old as a heartbeat's way; the proof is for the quiet tree, **loop-broken** is for the other.
+//! - While a whole group is without a leader every listener looks for a fresher place, ever more seldom, and finds none.
+//! - A listener that is pinned to a stale node stays with it: that is what it was told.
+//! - A draining node that is the only one with room starves its downstreams, after ten seconds: that is what it was told.
 //! - If every node's capacity is zero below some point the tree can be full. Then listeners search for ever, and say so.
-//! - A new list makes the listener leave its upstream first (`S14`), so there is a gap of a few round trips.
 #![no_std]
 extern crate alloc;
 

@@ -1,4 +1,4 @@
-//! Making the new group's directories.
+//! Making the new group's directories (B17).
 //!
 //! ```text
 //! for each voter   lock it, write `recovering`, copy the source

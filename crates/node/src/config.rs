@@ -3,6 +3,7 @@
 use crate::flusher::Flushing;
 use crate::net::{Network, TcpNetwork};
 use crate::raft::RaftTimes;
+use crate::steps::StepObserver;
 use eaves_log::{Disk, RealDisk};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ pub struct Config {
     pub name: String,
     /// Directory for log, identity and the tree's addresses; one process at a time.
     pub data_dir: PathBuf,
-    /// What the node is on its first start. Later starts go by what the directory says, and check it against this.
+    /// What the node is on its first start. Later starts check that the directory was made for this, and go by what the node has become
+    /// since (B16): a promoted listener is still started as a listener, and starts as a voter.
     pub start_as: StartAs,
     /// Address to listen on for peers, `host:port`; port 0 takes a free one.
     pub listen_peer: String,
@@ -44,6 +46,8 @@ pub struct Config {
     pub flushing: Flushing,
     /// Seed of the tree protocol's random choices.
     pub seed: u64,
+    /// Told of every step of a change of role; for tests.
+    pub step_observer: Option<Arc<dyn StepObserver>>,
 }
 
 /// What a node is on its first start.
@@ -121,8 +125,8 @@ pub(crate) fn random_id(seed: u64) -> u64 {
     (rand::rngs::SmallRng::seed_from_u64(seed).next_u64() & ID_MASK).max(1)
 }
 
-/// A seed nobody can guess or repeat.
-fn system_seed() -> u64 {
+/// A number nobody can guess or repeat.
+pub(crate) fn random_number() -> u64 {
     use rand::{RngCore, SeedableRng};
     rand::rngs::SmallRng::from_os_rng().next_u64()
 }
@@ -161,7 +165,8 @@ impl Config {
             network: Arc::new(TcpNetwork),
             disk: Arc::new(RealDisk),
             flushing: Flushing::Thread,
-            seed: system_seed(),
+            seed: random_number(),
+            step_observer: None,
         }
     }
 }

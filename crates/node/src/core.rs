@@ -16,8 +16,10 @@ use crate::peer::client::{CallError, Peers};
 use crate::raft::{Consensus, VoterView};
 use crate::reads::Reads;
 use crate::recover::Origin;
+use crate::roles::{Changes, Tenure};
 use crate::snapshot::Snapshots;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
+use crate::steps::Step;
 use crate::tree_loop::TreeHandle;
 use crate::unfed::Unfed;
 use bytes::Bytes;
@@ -83,6 +85,10 @@ pub(crate) struct Core {
     pub snapshots: Snapshots,
     /// Keeps a listener's applying and its installing of a snapshot apart.
     pub apply_turn: tokio::sync::Mutex<()>,
+    /// This node's time in its present role; locked by whoever changes the role.
+    pub tenure: tokio::sync::Mutex<Tenure>,
+    /// The change of roles that this node, as leader, carries out or has carried out last.
+    pub changes: Changes,
 }
 
 /// The part of a node that depends on its role.
@@ -92,10 +98,13 @@ pub(crate) enum RoleState {
     Listener,
 }
 
-/// Where a request goes that this node cannot serve itself.
-enum Up {
+/// Where a request goes that is for the leader.
+pub(crate) enum Up {
+    /// This node leads.
     Here(Arc<Consensus>),
+    /// One hop further: `leader_only` says whether that must be the leader itself.
     At { address: String, leader_only: bool },
+    /// Nobody knows: why.
     Nowhere(String),
 }
 
@@ -294,7 +303,8 @@ impl Core {
         }
     }
 
-    fn up(&self, leader_only: bool) -> Up {
+    /// Where a request for the leader goes from here.
+    pub fn up(&self, leader_only: bool) -> Up {
         let Some(consensus) = self.consensus() else {
             return match self.tree.upstream() {
                 Some(upstream) => Up::At {
@@ -320,6 +330,13 @@ impl Core {
                 leader_only: true,
             },
             None => Up::Nowhere("the group has no leader".into()),
+        }
+    }
+
+    /// A step of a change of role is done: an observer may hold the node here.
+    pub async fn step(&self, step: Step) {
+        if let Some(observer) = &self.config.step_observer {
+            observer.reached(&self.config.name, step).await;
         }
     }
 

@@ -21,6 +21,11 @@ pub struct Identity {
     pub node_id: u64,
     /// Whether the log here is a voter's, which may hold entries that are not committed, or a listener's, which never does (S5).
     pub is_voter: bool,
+    /// What the directory was made for. The command line goes on saying this, whatever the node has become since.
+    pub began_as_voter: bool,
+    /// Left by a voter that became a listener: one past the last entry of its log that is known committed. What follows has to go
+    /// before the log is a listener's.
+    pub keep_below: Option<u64>,
     /// The node's name when the directory was made.
     pub name: String,
 }
@@ -66,7 +71,7 @@ pub enum IdentityError {
     },
     /// A listener's directory was given to a voter, or a voter's to a listener.
     #[error(
-        "data directory {dir} belongs to a {found}, not to a {wanted}: choose another --data-dir; only an administrator's command changes what a node is"
+        "data directory {dir} was made for a {found}, not for a {wanted}: choose another --data-dir, or start it as it was started first; a node that was promoted or demoted knows what it is"
     )]
     OtherRole {
         /// The directory.
@@ -141,6 +146,11 @@ impl Identity {
         }
     }
 
+    /// Whether this node made its group, or may still have to, with the others.
+    pub fn is_founder(&self) -> bool {
+        self.is_voter && self.began_as_voter
+    }
+
     /// Writes it, durably.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         let file = dir.join(FILE);
@@ -150,21 +160,21 @@ impl Identity {
         })
     }
 
-    /// Checks it against what the node was started for; `None` means whatever it is.
+    /// Checks it against what the node was started for; `None` means whatever it is. The command line says what the directory was made
+    /// for: what has become of it since is the directory's own business (S3, B16).
     pub fn check(
         &self,
         dir: &Path,
-        is_voter: bool,
+        starts_as_voter: bool,
         cluster_id: Option<u64>,
         node_id: Option<u64>,
     ) -> Result<(), IdentityError> {
         let dir = dir.display().to_string();
-        if self.is_voter != is_voter {
-            let name = |is_voter| if is_voter { "voter" } else { "listener" };
+        if self.began_as_voter != starts_as_voter {
             return Err(IdentityError::OtherRole {
                 dir,
-                found: name(self.is_voter),
-                wanted: name(is_voter),
+                found: role_name(self.began_as_voter),
+                wanted: role_name(starts_as_voter),
             });
         }
         match (self.cluster_id, cluster_id) {
@@ -199,13 +209,31 @@ impl Identity {
         let cluster = self
             .cluster_id
             .map_or("unknown".to_string(), |id| format!("{id:016x}"));
-        let role = if self.is_voter { "voter" } else { "listener" };
-        let body = format!(
-            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\nrole {role}\nname {}\n",
+        let mut body = format!(
+            "eaves identity {VERSION}\ncluster {cluster}\nnode {:x}\nrole {}\nname {}\n",
             self.node_id,
+            role_name(self.is_voter),
             one_line(&self.name)
         );
+        if self.began_as_voter != self.is_voter {
+            body += &format!("began as {}\n", role_name(self.began_as_voter));
+        }
+        if let Some(end) = self.keep_below {
+            body += &format!("keep log below {end}\n");
+        }
         format!("{body}checksum {:08x}\n", crc32c::crc32c(body.as_bytes()))
+    }
+}
+
+fn role_name(is_voter: bool) -> &'static str {
+    if is_voter { "voter" } else { "listener" }
+}
+
+fn is_voter(role_name: &str) -> Option<bool> {
+    match role_name {
+        "voter" => Some(true),
+        "listener" => Some(false),
+        _ => None,
     }
 }
 
@@ -225,12 +253,15 @@ fn parse(text: &str) -> Option<Identity> {
         .ok()?;
     let cluster = lines.next()?.strip_prefix("cluster ")?;
     let node_id = u64::from_str_radix(lines.next()?.strip_prefix("node ")?, 16).ok()?;
-    let is_voter = match lines.next()?.strip_prefix("role ")? {
-        "voter" => true,
-        "listener" => false,
-        _ => return None,
-    };
+    let role = is_voter(lines.next()?.strip_prefix("role ")?)?;
     let name = lines.next()?.strip_prefix("name ")?.to_string();
+    let (mut began_as_voter, mut keep_below) = (role, None);
+    for line in lines {
+        match line.strip_prefix("began as ") {
+            Some(began) => began_as_voter = is_voter(began)?,
+            None => keep_below = Some(line.strip_prefix("keep log below ")?.parse().ok()?),
+        }
+    }
     let cluster_id = match cluster {
         "unknown" => None,
         id => Some(u64::from_str_radix(id, 16).ok()?),
@@ -238,7 +269,9 @@ fn parse(text: &str) -> Option<Identity> {
     (version == VERSION && checksum == crc32c::crc32c(body.as_bytes())).then_some(Identity {
         cluster_id,
         node_id,
-        is_voter,
+        is_voter: role,
+        began_as_voter,
+        keep_below,
         name,
     })
 }
@@ -266,7 +299,9 @@ mod tests {
         let identity = Identity {
             cluster_id: Some(0xfeed),
             node_id: 7,
-            is_voter: true,
+            is_voter: false,
+            began_as_voter: true,
+            keep_below: Some(13),
             name: "v1".into(),
         };
         identity.save(dir.path()).unwrap();
@@ -289,6 +324,8 @@ mod tests {
             cluster_id: Some(1),
             node_id: 2,
             is_voter: true,
+            began_as_voter: true,
+            keep_below: None,
             name: "v1".into(),
         };
         let dir = Path::new("d");
@@ -316,6 +353,8 @@ mod tests {
             cluster_id: Some(1),
             node_id: 2,
             is_voter: true,
+            began_as_voter: true,
+            keep_below: None,
             name: "v1".into(),
         };
         let error = identity
@@ -323,7 +362,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.starts_with("data directory d belongs to a voter, not to a listener"),
+            error.starts_with("data directory d was made for a voter, not for a listener"),
             "{error}"
         );
     }
@@ -334,6 +373,8 @@ mod tests {
             cluster_id: Some(1),
             node_id: 2,
             is_voter: false,
+            began_as_voter: false,
+            keep_below: None,
             name: "l1".into(),
         };
         assert!(identity.check_name(Path::new("d"), "l1").is_ok());

@@ -32,6 +32,7 @@ mod snapshot;
 mod state_machine;
 mod status;
 mod steer;
+mod steps;
 mod survey;
 mod tree_loop;
 mod tree_wire;
@@ -49,6 +50,7 @@ pub use net::{CONNECT_TIMEOUT, Connection, Listener, Network, Task, TcpNetwork};
 pub use node::Node;
 pub use raft::RaftTimes;
 pub use recover::{Agreement, RecoverError, Source, Stand, Survey};
+pub use roles::{RoleChange, RoleChangeError};
 pub use small_state::{SmallMachine, SmallState};
 pub use state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
 pub use status::{
@@ -56,4 +58,5 @@ pub use status::{
     TreePicture, TreeRow,
 };
 pub use steer::{Account, Candidate, Drain, LastChoice, Steered, Steering};
+pub use steps::{Step, StepObserver};
 pub use what_if::{Forecast, GroupForecast, Move, Succession, Target};

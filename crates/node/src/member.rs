@@ -140,6 +140,12 @@ pub(crate) struct MemberBytes {
     client_urls: Vec<String>,
 }
 
+impl MemberBytes {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
 impl From<Member> for MemberBytes {
     fn from(member: Member) -> Self {
         let Member {

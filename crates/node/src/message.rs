@@ -6,6 +6,7 @@ use crate::member::MemberBytes;
 use crate::orders::{OrderCall, OrderDone};
 use crate::position::LogIdBytes;
 use crate::raft::VoteBytes;
+use crate::roles::{RolesCall, RolesReply};
 use crate::tree_wire::AnswerBytes;
 use prost::{Message, Oneof};
 
@@ -83,7 +84,7 @@ pub(crate) enum Reason {
 pub(crate) struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 21")]
     pub call: Option<Call>,
 }
 
@@ -110,6 +111,8 @@ pub(crate) enum Call {
     /// An administrator's, for the node asked.
     #[prost(message, tag = "11")]
     Order(OrderCall),
+    #[prost(message, tag = "21")]
+    Roles(RolesCall),
 }
 
 /// The answer to the [`Request`] of the same id.
@@ -117,7 +120,7 @@ pub(crate) enum Call {
 pub(crate) struct Response {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 20")]
+    #[prost(oneof = "Reply", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 21")]
     pub reply: Option<Reply>,
 }
 
@@ -144,6 +147,8 @@ pub(crate) enum Reply {
     Ordered(OrderDone),
     #[prost(message, tag = "20")]
     Busy(BusyReply),
+    #[prost(message, tag = "21")]
+    Roles(RolesReply),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

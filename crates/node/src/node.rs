@@ -6,7 +6,7 @@
 //! What an administrator asks of another node than this one travels as an order, whatever it is: see `orders`.
 
 use crate::committed::Committed;
-use crate::config::{Config, StartAs};
+use crate::config::Config;
 use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
 use crate::describe;
 use crate::error::{ReadError, StartError, WriteError};
@@ -18,7 +18,7 @@ use crate::peer::client::{Me, Peers};
 use crate::peer::server;
 use crate::reads::{self, Reads};
 use crate::recover::Origin;
-use crate::roles;
+use crate::roles::{self, Changes, RoleChange, RoleChangeError, Tenure};
 use crate::snapshot::Snapshots;
 use crate::state_machine::StateMachine;
 use crate::status::{
@@ -64,9 +64,9 @@ impl Node {
             Some(address) => address.clone(),
             None => listener.address()?,
         };
-        let (identity, kept) = opening::identify(&config).await?;
+        let (mut identity, kept) = opening::identify(&config).await?;
         let applier = opening::open_state(&config, machine)?;
-        let flusher = opening::open_log(&config, &applier).await?;
+        let flusher = opening::open_log(&config, &mut identity, &applier).await?;
         let keeper = Keeper::new(flusher.clone(), applier.clone(), config.log_retention_bytes);
         let cluster_id = identity
             .cluster_id
@@ -78,9 +78,9 @@ impl Node {
         let peers = Peers::new(config.network.clone(), me);
         let snapshots = Snapshots::open(&config.data_dir, config.snapshot_rate)?;
         let (tree, ends) = TreeHandle::new();
-        let role = match config.start_as {
-            StartAs::Voter { .. } => Role::Follower,
-            StartAs::Listener { .. } => Role::Listener,
+        let role = match identity.is_voter {
+            true => Role::Follower,
+            false => Role::Listener,
         };
         let status = Status {
             cluster_id,
@@ -111,6 +111,8 @@ impl Node {
             next_link: AtomicU64::new(1),
             snapshots,
             apply_turn: tokio::sync::Mutex::default(),
+            tenure: tokio::sync::Mutex::new(Tenure::new(identity)),
+            changes: Changes::default(),
             config,
             flusher,
             applier,
@@ -118,10 +120,7 @@ impl Node {
             peers,
             tree,
         });
-        match core.config.start_as.clone() {
-            StartAs::Voter { group } => roles::start_voter(&core, &group, ends).await?,
-            StartAs::Listener { .. } => roles::start_listener(&core, kept, ends)?,
-        }
+        roles::start(&core, kept, ends).await?;
         roles::start_common(&core);
         let accepting = tokio::spawn(server::run(core.clone(), listener));
         Ok(Node {
@@ -217,6 +216,18 @@ impl Node {
         Steering::new(&self.core)
     }
 
+    /// Has a change of roles carried out, asked from any node; `progress` is told in words how far it is. Returns how it ended. The
+    /// same change asked for again succeeds, and says that nothing was to be done (S15, S16, B16).
+    ///
+    /// Dropping the future ends the asking, not the change.
+    pub async fn change_role(
+        &self,
+        change: RoleChange,
+        progress: impl FnMut(String) + Send,
+    ) -> Result<String, RoleChangeError> {
+        roles::change_role(&self.core, change, progress).await
+    }
+
     /// What happens on this node from now on.
     pub fn events(&self) -> broadcast::Receiver<NodeEvent> {
         self.core.events.subscribe()
@@ -252,6 +263,8 @@ impl Node {
             // Afterwards the peer port is free.
             let _ = accepting.await;
         }
+        // A change of role under way stops at its next pause.
+        let _tenure = self.core.tenure.lock().await;
         if let Some(consensus) = self.core.consensus() {
             consensus.stop().await;
         }

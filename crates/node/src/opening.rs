@@ -33,12 +33,16 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Kept), StartE
             let own = own_founder(group, &config.name)?;
             if let Some(found) = found {
                 found.check(dir, true, Some(group.cluster_id), Some(own.id))?;
-                return Ok((found, Kept::default()));
+                let (saved, _) = tree_loop::load_saved(dir)?;
+                let new_list = None;
+                return Ok((found, Kept { saved, new_list }));
             }
             let identity = Identity {
                 cluster_id: Some(group.cluster_id),
                 node_id: own.id,
                 is_voter: true,
+                began_as_voter: true,
+                keep_below: None,
                 name: config.name.clone(),
             };
             identity.save(dir)?;
@@ -49,6 +53,8 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Kept), StartE
                 cluster_id: None,
                 node_id: random_id(config.seed),
                 is_voter: false,
+                began_as_voter: false,
+                keep_below: None,
                 name: config.name.clone(),
             });
             identity.check(dir, false, None, None)?;
@@ -56,6 +62,7 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Kept), StartE
             // S6: on disk before anybody on it is asked.
             let kept = tree_loop::keep_upstreams(dir, upstreams)?;
             match identity.cluster_id {
+                Some(_) if identity.is_voter => {}
                 Some(cluster_id) => {
                     check_upstreams(config, cluster_id, identity.node_id, upstreams).await?
                 }
@@ -162,9 +169,11 @@ pub(crate) fn open_state(
     })
 }
 
-/// Opens the log and checks that it and the state fit each other.
+/// Opens the log and checks that it and the state fit each other. A voter that became a listener and did not come to the end of it
+/// gets its log cut now.
 pub(crate) async fn open_log(
     config: &Config,
+    identity: &mut Identity,
     applier: &Arc<Applier>,
 ) -> Result<Arc<Flusher>, StartError> {
     let (log, recovered) = Log::open(
@@ -180,26 +189,45 @@ pub(crate) async fn open_log(
     }
     let applied = applier.state();
     let flusher = Flusher::start(log, config.flushing)?;
+    if applied.last > flusher.log().last_id() && !applier.is_ahead_of_log() {
+        flusher
+            .log()
+            .require_at_least(applied.index().unwrap_or(0))?;
+    }
+    let_log_follow(&flusher, applier).await?;
+    check_prefix(&config.data_dir, flusher.log(), &applied)?;
+    check_reach(config, identity.is_voter, &flusher, &applied)?;
+    if let Some(end) = identity.keep_below {
+        cut_tail(&flusher, end).await?;
+        identity.keep_below = None;
+        identity.save(&config.data_dir)?;
+    }
+    Ok(flusher)
+}
+
+/// Where a snapshot was installed and the log has not followed yet, it does now.
+pub(crate) async fn let_log_follow(flusher: &Flusher, applier: &Applier) -> std::io::Result<()> {
+    let applied = applier.state();
     if applied.last > flusher.log().last_id() {
-        match applier.is_ahead_of_log() {
-            true => {
-                let base = Base {
-                    last: applied.last,
-                    chain: applied.chain,
-                };
-                let ticket = flusher.log().reset(base).map_err(std::io::Error::other)?;
-                flusher.durable(ticket).await?;
-            }
-            false => flusher
-                .log()
-                .require_at_least(applied.index().unwrap_or(0))?,
-        }
+        let base = Base {
+            last: applied.last,
+            chain: applied.chain,
+        };
+        let ticket = flusher.log().reset(base).map_err(std::io::Error::other)?;
+        flusher.durable(ticket).await?;
     }
     // Whatever it said, the log has followed now.
-    applier.log_follows()?;
-    check_prefix(&config.data_dir, flusher.log(), &applied)?;
-    check_reach(config, &flusher, &applied)?;
-    Ok(flusher)
+    applier.log_follows()
+}
+
+/// Drops what a former voter's log holds from index `end` on, which is not known committed: a listener's log is a prefix of the
+/// committed log (S5).
+pub(crate) async fn cut_tail(flusher: &Flusher, end: u64) -> std::io::Result<()> {
+    let cut = flusher
+        .log()
+        .truncate_after(end.checked_sub(1))
+        .map_err(std::io::Error::other)?;
+    flusher.durable(cut).await
 }
 
 /// The state must have been made from this very log.
@@ -223,12 +251,17 @@ pub(crate) fn check_prefix(dir: &Path, log: &Log, applied: &Applied) -> Result<(
 }
 
 /// The log must go on where the state ends. It does not when somebody took the state away, or brought back an old one.
-fn check_reach(config: &Config, flusher: &Flusher, applied: &Applied) -> Result<(), StartError> {
+fn check_reach(
+    config: &Config,
+    is_voter: bool,
+    flusher: &Flusher,
+    applied: &Applied,
+) -> Result<(), StartError> {
     let log = flusher.log();
     let stands_at = applied.last.map_or("nothing".into(), |id| id.to_string());
-    match config.start_as {
+    match is_voter {
         // All of its log is committed, and its upstream has it, as log or as a snapshot (S5, B9).
-        StartAs::Listener { .. } if applied.next_index() < log.first_index() => {
+        false if applied.next_index() < log.first_index() => {
             tracing::warn!(
                 "the state stands at {stands_at} and the log begins at {} only: take what is between from an upstream",
                 log.first_index()
@@ -242,7 +275,7 @@ fn check_reach(config: &Config, flusher: &Flusher, applied: &Applied) -> Result<
             Ok(())
         }
         // What it holds beyond may be acknowledged, so it must not be thrown away here.
-        StartAs::Voter { .. } if applied.last < log.purged() => Err(StartError::State {
+        true if applied.last < log.purged() => Err(StartError::State {
             dir: config.data_dir.display().to_string(),
             cause: format!(
                 "it stands at {stands_at}, and the log goes on after {} only: bring back the state that belongs to this log, or replace this \

@@ -1,19 +1,55 @@
-//! What runs in a node because of its role: a voter's Raft and what watches it, a listener's applying.
+//! What runs in a node because of its role: a voter's Raft and what watches it, a listener's applying. And how roles change.
 //!
-//! The role is a value in [`Core`]; these start what belongs to it. What both roles share is started by [`start_common`].
+//! A role is a value in [`Core`], not a type, and changes while the node runs: client connections, watches and downstreams stay. The
+//! tasks that belong to a role are its [`Tenure`]; they end with it. What both roles share is started by [`start_common`].
+//!
+//! # How a role changes
+//!
+//! An administrator asks any node ([`asking`]), which asks the leader, again and again until it is done. The leader carries the change
+//! out ([`change`]): it looks where things stand and does what is missing, so the same command repeated goes on where another leader,
+//! or another asker, left off. The node concerned turns ([`turning`]) in this order, and each step is on disk before the next:
+//!
+//! - to voter: leave the upstream, flush and apply everything, persist the role, open Raft on what is there;
+//! - to listener: stop Raft and cut it off the state, persist the role together with the committed position, cut off what is beyond,
+//!   look for an upstream.
+//!
+//! # What keeps this safe
+//!
+//! A node that has Raft open may be counted in a quorum, now or soon. So it goes back to listening on one ground only ([`standing`]):
+//! it asked, and a leader that has just confirmed that it leads answered that the committed membership is without this node and that
+//! nobody is about to bring it in. It holds its [`Tenure`] from the question to the end, so that it cannot be promoted in between. The
+//! same question mends every interruption: a promotion that came to nothing, a demotion whose last word was lost, a voter that was
+//! replaced while it was down.
+//!
+//! The vote is kept in the log's hard state through all roles: a node never votes twice in a term (`one-vote-per-term`).
 
-use crate::config::Group;
+mod asking;
+mod change;
+mod message;
+mod standing;
+mod turning;
+
+pub(crate) use asking::change_role;
+pub use asking::{RoleChange, RoleChangeError};
+pub(crate) use change::Changes;
+pub(crate) use message::{RolesCall, RolesReply};
+
+use crate::config::{Founder, Group, StartAs};
 use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
 use crate::error::StartError;
+use crate::identity::Identity;
 use crate::member::Member;
-use crate::message::{Call, Purpose};
+use crate::message::{Call, Purpose, Reason, Reject, Reply};
 use crate::raft::{Consensus, VoterView};
 use crate::snapshot;
-use crate::status::{NodeEvent, same_publication};
+use crate::status::{NodeEvent, Role, same_publication};
 use crate::tree_loop::{self, Input, Kept, TreeEnds};
 use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
+use message::Ask;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Bytes of entries a listener applies at once.
@@ -22,11 +58,57 @@ const APPLY_BYTES: usize = 1 << 20;
 /// Pause between attempts to publish oneself.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-pub(crate) async fn start_voter(
-    core: &Arc<Core>,
-    group: &Group,
-    ends: TreeEnds,
-) -> Result<(), StartError> {
+/// A node's time in one role. Whoever changes the role holds its lock.
+pub(crate) struct Tenure {
+    /// What the directory says.
+    identity: Identity,
+    /// What runs because of the role.
+    tasks: JoinSet<()>,
+}
+
+impl Tenure {
+    pub fn new(identity: Identity) -> Tenure {
+        Tenure {
+            identity,
+            tasks: JoinSet::new(),
+        }
+    }
+}
+
+/// Starts what belongs to the role that the directory says, and the tree's loop.
+pub(crate) async fn start(core: &Arc<Core>, kept: Kept, ends: TreeEnds) -> Result<(), StartError> {
+    let mut tenure = core.tenure.lock().await;
+    let started = Instant::now();
+    let tree = match tenure.identity.is_voter {
+        true => {
+            open_voter(core, &mut tenure).await?;
+            if let (StartAs::Voter { group }, true) =
+                (&core.config.start_as, tenure.identity.is_founder())
+            {
+                found(core, group).await?;
+            }
+            let (saved, _) = tree_loop::load_saved(&core.config.data_dir)?;
+            TreeNode::voter(tree_config(core), saved, core.config.seed)
+        }
+        false => {
+            if let Some(list) = kept.new_list {
+                core.tree.tell(Input::UpstreamList(list));
+            }
+            open_listener(core, &mut tenure);
+            TreeNode::listener(
+                eaves_tree::Instant(0),
+                tree_config(core),
+                kept.saved,
+                core.config.seed,
+            )
+        }
+    };
+    tokio::spawn(tree_loop::run(core.clone(), tree, ends, started));
+    Ok(())
+}
+
+/// Opens Raft on the log and the state as they are, and starts what belongs to a voter.
+async fn open_voter(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
     let parts = (
         core.flusher.clone(),
         core.applier.clone(),
@@ -50,53 +132,40 @@ pub(crate) async fn start_voter(
         let purger = purger.clone();
         runtime.spawn(async move { purger.purge(index).await });
     })));
-    let founders: Vec<Member> = group
-        .founders
-        .iter()
-        .map(|founder| Member {
-            id: founder.id,
-            name: founder.name.clone(),
-            peer_address: founder.peer_address.clone(),
-            client_urls: Vec::new(),
-        })
-        .collect();
+    tenure
+        .tasks
+        .spawn(watch_voter(core.clone(), consensus.clone()));
+    tenure.tasks.spawn(publish(core.clone(), consensus));
+    Ok(())
+}
+
+/// Makes the group, unless it is there already.
+async fn found(core: &Core, group: &Group) -> io::Result<()> {
+    let member = |founder: &Founder| Member {
+        id: founder.id,
+        name: founder.name.clone(),
+        peer_address: founder.peer_address.clone(),
+        client_urls: Vec::new(),
+    };
+    let founders: Vec<Member> = group.founders.iter().map(member).collect();
     if founders.len() == 1 {
         tracing::warn!(
             "this group has one voter, which leads: nobody feeds listeners until there is a follower (S1)"
         );
     }
-    consensus.found(&founders).await?;
-    let (saved, _) = tree_loop::load_saved(&core.config.data_dir)?;
-    let tree = TreeNode::voter(tree_config(core), saved, core.config.seed);
-    tokio::spawn(tree_loop::run(core.clone(), tree, ends, Instant::now()));
-    tokio::spawn(watch_voter(core.clone(), consensus.clone()));
-    tokio::spawn(publish(core.clone(), consensus));
-    Ok(())
+    let consensus = core.consensus().expect("only a voter founds a group");
+    consensus.found(&founders).await
 }
 
-pub(crate) fn start_listener(
-    core: &Arc<Core>,
-    kept: Kept,
-    ends: TreeEnds,
-) -> Result<(), StartError> {
-    // Everything in a listener's log is committed (S5).
+/// Starts what belongs to a listener. Everything in its log is committed (S5).
+fn open_listener(core: &Arc<Core>, tenure: &mut Tenure) {
     core.committed
         .raise(core.flusher.log().last_id().max(core.applier.state().last));
-    let started = Instant::now();
-    let tree = TreeNode::listener(
-        eaves_tree::Instant(0),
-        tree_config(core),
-        kept.saved,
-        core.config.seed,
-    );
-    if let Some(list) = kept.new_list {
-        core.tree.tell(Input::UpstreamList(list));
-    }
-    tokio::spawn(tree_loop::run(core.clone(), tree, ends, started));
-    tokio::spawn(apply_committed(core.clone()));
-    until_stopped(core, watch_place(core.clone()));
-    until_stopped(core, watch_voters(core.clone()));
-    Ok(())
+    *core.role.write().unwrap() = RoleState::Listener;
+    core.keeper.set_purge(None);
+    tenure.tasks.spawn(apply_committed(core.clone()));
+    tenure.tasks.spawn(watch_place(core.clone()));
+    tenure.tasks.spawn(watch_voters(core.clone()));
 }
 
 pub(crate) fn start_common(core: &Arc<Core>) {
@@ -117,8 +186,26 @@ pub(crate) fn start_common(core: &Arc<Core>) {
             watching.fail("write the log", text);
         }
     });
+    until_stopped(core, standing::watch(core.clone()));
+    until_stopped(core, change::finish_left_joints(core.clone()));
 }
 
+/// Answers what another node asks about roles.
+pub(crate) async fn answer(core: &Arc<Core>, call: RolesCall) -> Reply {
+    match call.ask {
+        Some(Ask::Stand(_)) => turning::stand(core).into(),
+        Some(Ask::OpenRaft(_)) => turning::answer_open(core).await,
+        Some(Ask::Look(ask)) => standing::answer_look(core, ask.leader_address).await,
+        Some(Ask::Standing(ask)) => standing::answer(core, ask).await,
+        Some(Ask::Change(ask)) => change::answer(core, ask).await,
+        None => Reply::Reject(Reject::new(
+            Reason::Invalid,
+            "a question about roles that this version does not know",
+        )),
+    }
+}
+
+/// Runs `work` until it is done or the node stops.
 fn until_stopped(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
     let mut stopping = core.stopping.subscribe();
     tokio::spawn(async move {
@@ -177,6 +264,8 @@ async fn watch_voter(core: Arc<Core>, consensus: Arc<Consensus>) {
                 status.role = view.role;
                 status.term = view.term;
                 status.leader = core.live_leader(&view);
+                status.upstream = None;
+                status.depth = Some(0);
             });
             let _ = core.events.send(NodeEvent::Role {
                 role: view.role,
@@ -215,6 +304,7 @@ async fn watch_place(core: Arc<Core>) {
         let now = place.borrow_and_update().clone();
         let term = core.positions().committed_term;
         core.update_status(|status| {
+            status.role = Role::Listener;
             status.upstream = now.upstream.map(|upstream| upstream.id);
             status.depth = now.depth;
             status.leader = now.leader;

@@ -84,6 +84,13 @@ pub(crate) enum Input {
         listener: NodeId,
         answer: oneshot::Sender<bool>,
     },
+    BecomeVoter {
+        done: oneshot::Sender<()>,
+    },
+    BecomeListener {
+        saved: eaves_tree::Saved,
+        done: oneshot::Sender<()>,
+    },
     Persisted {
         version: u64,
         saved: io::Result<()>,
@@ -221,6 +228,24 @@ impl TreeHandle {
         wait.await.ok().map(Asked::Answer)
     }
 
+    /// The listener becomes a voter; returns when it has left its upstream.
+    pub async fn become_voter(&self) -> io::Result<()> {
+        self.turn(|done| Input::BecomeVoter { done }).await
+    }
+
+    /// The voter becomes a listener, and begins to look for an upstream with what `saved` says.
+    pub async fn become_listener(&self, saved: eaves_tree::Saved) -> io::Result<()> {
+        self.turn(|done| Input::BecomeListener { saved, done })
+            .await
+    }
+
+    async fn turn(&self, input: impl FnOnce(oneshot::Sender<()>) -> Input) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.tell(input(done));
+        wait.await
+            .map_err(|_| io::Error::other("the node is stopping"))
+    }
+
     pub async fn inspect(&self) -> Option<Inspection> {
         let (answer, wait) = oneshot::channel();
         self.tell(Input::Inspect(answer));
@@ -257,12 +282,21 @@ pub(crate) fn keep_upstreams(dir: &Path, upstreams: &[String]) -> io::Result<Kep
         upstreams: list.clone(),
         ..saved.clone()
     };
-    write_durably(&dir.join(SAVED_FILE), &saved_bytes(&new, upstreams))?;
+    store_saved(dir, &new, upstreams)?;
     let new_list = (list != saved.upstreams).then_some(list);
     Ok(Kept { saved, new_list })
 }
 
-/// `started_with` is the list on the command line, or wherever the listener's configuration comes from.
+/// Writes what is kept for the tree. Not while the loop of a listener runs, which does so itself. `started_with` is the list on the
+/// command line, or wherever the listener's configuration comes from.
+pub(crate) fn store_saved(
+    dir: &Path,
+    saved: &eaves_tree::Saved,
+    started_with: &[String],
+) -> io::Result<()> {
+    write_durably(&dir.join(SAVED_FILE), &saved_bytes(saved, started_with))
+}
+
 fn saved_bytes(saved: &eaves_tree::Saved, started_with: &[String]) -> Vec<u8> {
     let mut bytes = SavedBytes::from(saved);
     bytes.started_with = started_with.to_vec();
@@ -396,9 +430,31 @@ impl Run {
                     self.tree.handle_link_closed(now, link);
                 }
             }
-            Input::Voter(state) => self.tree.handle_voter_state(now, state),
-            Input::Voters(voters) => self.tree.handle_voters(now, voters),
-            Input::UpstreamList(upstreams) => self.tree.handle_upstream_list(now, upstreams),
+            // What was said of the role that this node had a moment ago is of no use any more.
+            Input::Voter(state) if !self.is_listener() => {
+                self.tree.handle_voter_state(now, state);
+                // It knows a leader because it has just heard it.
+                self.refresh();
+            }
+            Input::Voters(voters) if self.is_listener() => self.tree.handle_voters(now, voters),
+            Input::UpstreamList(upstreams) if self.is_listener() => {
+                self.tree.handle_upstream_list(now, upstreams)
+            }
+            Input::Voter(_) | Input::Voters(_) | Input::UpstreamList(_) => {}
+            Input::BecomeVoter { done } => {
+                if self.is_listener() {
+                    self.tree.become_voter(now);
+                }
+                self.perform();
+                let _ = done.send(());
+            }
+            Input::BecomeListener { saved, done } => {
+                if !self.is_listener() {
+                    self.tree.become_listener(now, saved);
+                }
+                self.perform();
+                let _ = done.send(());
+            }
             Input::Wish { wish, answer } => match self.wish(now, wish) {
                 Ok(()) => self.answer_when_kept(answer),
                 // Who no longer waits needs no answer.
@@ -419,6 +475,10 @@ impl Run {
             } => self.core.fail("write the upstream list", error),
             Input::Inspect(answer) => drop(answer.send(self.inspect())),
         }
+    }
+
+    fn is_listener(&self) -> bool {
+        self.tree.role() == eaves_tree::Role::Listener
     }
 
     fn timeout(&mut self) {
@@ -447,7 +507,7 @@ impl Run {
 
     /// Tells a voter's protocol side whether its leader was heard lately (B8).
     fn refresh(&mut self) {
-        let Some(consensus) = self.core.consensus() else {
+        let Some(consensus) = self.core.consensus().filter(|_| !self.is_listener()) else {
             return;
         };
         let view = consensus.view();

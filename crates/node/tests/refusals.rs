@@ -152,7 +152,7 @@ async fn a_listener_is_told_that_it_is_in_the_wrong_place() {
     drop(nodes);
     let error = refused(on_a_voters_directory).await;
     assert!(
-        error.contains("belongs to a voter, not to a listener"),
+        error.contains("was made for a voter, not for a listener"),
         "{error}"
     );
 }

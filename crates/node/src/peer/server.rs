@@ -14,6 +14,7 @@ use crate::message::{
 use crate::net::{Connection, Listener};
 use crate::orders;
 use crate::recover::Origin;
+use crate::roles;
 use crate::snapshot;
 use crate::tree_loop::Asked;
 use crate::wire::{Kind, MAX_PACKET_BYTES, PacketReader, garbage, put_packet, write_packet};
@@ -296,6 +297,7 @@ async fn answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> (Reply,
         },
         Call::Describe(call) => Reply::Rows(describe::answer(core, call).await),
         Call::Order(call) => orders::answer(core, call).await,
+        Call::Roles(call) => roles::answer(core, call).await,
         raft => raft_answer(core, from, raft, tail)
             .await
             .unwrap_or_else(|error| Reply::Reject(Reject::new(Reason::Stopped, error.to_string()))),
@@ -323,7 +325,7 @@ async fn raft_answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> io
             .await
         {
             Ok(()) => Reply::Done(Empty {}),
-            Err(error) => Reply::Reject(error.into()),
+            Err(error) => Reply::Reject(Reject::new(Reason::NoLeader, error.to_string())),
         },
         other => Reply::Reject(Reject::new(
             Reason::Invalid,

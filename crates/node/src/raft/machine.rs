@@ -12,8 +12,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 
 /// Entries applied in one batch: enough to spread the state machine's fixed costs, few enough not to hold up the event loop.
 const MAX_APPLY_ENTRIES: usize = 1024;
@@ -42,20 +41,25 @@ pub(crate) struct Machine {
     fence: Fence,
 }
 
-/// Whether an openraft instance may still apply.
+/// Whether an openraft instance may still change the state. Whoever does holds the lock meanwhile.
 #[derive(Clone, Default)]
-pub(crate) struct Fence(Arc<AtomicBool>);
+pub(crate) struct Fence(Arc<RwLock<Closed>>);
+
+#[derive(Default)]
+struct Closed(bool);
 
 impl Fence {
-    /// From now on the instance's state machine refuses everything.
+    /// Waits for a change under way; from then on the instance's state machine refuses everything.
     pub fn close(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.write().unwrap().0 = true;
     }
 
-    fn check(&self) -> io::Result<()> {
-        match self.0.load(Ordering::SeqCst) {
+    /// Runs `change` unless the fence is closed.
+    fn pass<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let closed = self.0.read().unwrap();
+        match closed.0 {
             true => Err(io::Error::other("this Raft instance was stopped")),
-            false => Ok(()),
+            false => change(),
         }
     }
 }
@@ -73,9 +77,8 @@ impl Machine {
         &self,
         batch: &mut Vec<(Frame, Option<ApplyResponder<Types>>)>,
     ) -> io::Result<()> {
-        self.fence.check()?;
         let frames: Vec<Frame> = batch.iter().map(|(frame, _)| frame.clone()).collect();
-        let answers = self.applier.apply(&frames)?;
+        let answers = self.fence.pass(|| self.applier.apply(&frames))?;
         for ((_, responder), answer) in batch.drain(..).zip(answers) {
             if let Some(responder) = responder {
                 responder.send(answer);
@@ -127,7 +130,6 @@ impl RaftStateMachine<Types> for Machine {
         meta: &SnapshotMetaOf<Types>,
         data: SnapshotData,
     ) -> io::Result<()> {
-        self.fence.check()?;
         let machine = self.clone();
         let meta = meta.clone();
         tokio::task::spawn_blocking(move || {
@@ -145,7 +147,7 @@ impl RaftStateMachine<Types> for Machine {
                 )));
             }
             let end = at.next_index();
-            machine.applier.install(sink, at)?;
+            machine.fence.pass(|| machine.applier.install(sink, at))?;
             machine.keeper.installed(end);
             Ok(())
         })

@@ -8,9 +8,11 @@ mod conformance;
 mod convert;
 mod log_store;
 mod machine;
+mod membership;
 mod network;
 mod types;
 
+pub(crate) use membership::ChangeError;
 pub(crate) use types::VoteBytes;
 
 use crate::applier::Applier;
@@ -31,7 +33,7 @@ use log_store::LogStore;
 use machine::{Fence, Machine, SnapshotData, meta};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -69,9 +71,9 @@ pub(crate) struct VoterView {
 /// A running voter.
 pub(crate) struct Consensus {
     raft: Raft<Types, Machine>,
-    applier: Arc<Applier>,
     fence: Fence,
-    publishing: tokio::sync::Mutex<()>,
+    /// Held by whoever changes the membership.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Consensus {
@@ -87,7 +89,7 @@ impl Consensus {
         let (flusher, applier, keeper, peers) = parts;
         let fence = Fence::default();
         let log = LogStore::new(flusher, applier.clone(), committed);
-        let machine = Machine::new(applier.clone(), keeper, fence.clone());
+        let machine = Machine::new(applier, keeper, fence.clone());
         let config = Arc::new(
             settings(times, snapshot_entries)
                 .validate()
@@ -99,9 +101,8 @@ impl Consensus {
             .map_err(io::Error::other)?;
         Ok(Consensus {
             raft,
-            applier,
             fence,
-            publishing: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -145,21 +146,6 @@ impl Consensus {
         }
     }
 
-    /// Puts a member's current name and addresses into the membership, if this voter leads.
-    pub async fn publish(&self, member: Member) -> Result<(), WriteError> {
-        // Founders publish at the same time; Raft changes its membership once at a time.
-        let _turn = self.publishing.lock().await;
-        let nodes = BTreeMap::from([(member.id, types::keyed(member))]);
-        match self
-            .raft
-            .change_membership(ChangeMembers::SetNodes(nodes), true)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) => Err(WriteError::NoLeader(error.to_string())),
-        }
-    }
-
     /// Whether this voter leads right now.
     pub fn is_leader(&self) -> bool {
         self.view().role == Role::Leader
@@ -177,7 +163,10 @@ impl Consensus {
         VoterView {
             role,
             term: now.vote.leader_id().term,
-            leader: now.current_leader,
+            // A node that led when its term's vote was saved and does not now, after a restart or a demotion, still finds itself there.
+            leader: now
+                .current_leader
+                .filter(|leader| *leader != now.id || role == Role::Leader),
             membership: types::membership_from_raft(now.membership_config.membership()),
         }
     }
@@ -314,9 +303,8 @@ impl Consensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!("stop Raft: {error}");
         }
+        // Waits for an apply or an install under way.
         self.fence.close();
-        // Waits for an apply under way: the lock inside is free afterwards.
-        self.applier.state();
     }
 }
 

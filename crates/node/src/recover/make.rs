@@ -121,6 +121,8 @@ impl Survey {
                 cluster_id: Some(group.cluster_id),
                 node_id: founder.id,
                 is_voter: true,
+                began_as_voter: true,
+                keep_below: None,
                 name: founder.name.clone(),
             };
             let origin = Origin {

@@ -95,6 +95,8 @@ fn node(
         cluster_id: Some(LOST),
         node_id: voter.unwrap_or(99),
         is_voter: voter.is_some(),
+        began_as_voter: voter.is_some(),
+        keep_below: None,
         name: name.into(),
     };
     identity.save(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! `eaves recover`: a new group from what is left of a lost one.
+//! `eaves recover`: a new group from what is left of a lost one (B17).
 //!
 //! Without `--yes` it only says what there is and what would be done.
 

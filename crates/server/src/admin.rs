@@ -1,6 +1,6 @@
 //! The admin service, `eaves.v1.Admin`: what the command line asks a node beyond the etcd v3 API.
 
-use eaves::{Node, NodeEvent, Role, TreeRow};
+use eaves::{Node, NodeEvent, Role, SnapshotProgress, TreeRow};
 use proto::admin_server::{Admin, AdminServer};
 use proto::{
     Event, EventsRequest, StatusRequest, StatusResponse, TreeNode, TreeRequest, TreeResponse,
@@ -130,6 +130,7 @@ fn status_of(node: &Node) -> StatusResponse {
         last_index: positions.last,
         upstream: status.upstream,
         depth: status.depth,
+        snapshot: node.snapshot_progress().map(snapshot),
     }
 }
 
@@ -148,6 +149,15 @@ fn tree_node(row: TreeRow) -> TreeNode {
         lag_entries: row.lag_entries,
         registered: row.registered,
         capacity: row.capacity,
+        snapshot: row.snapshot.map(snapshot),
+    }
+}
+
+fn snapshot(progress: SnapshotProgress) -> proto::SnapshotProgress {
+    proto::SnapshotProgress {
+        received_bytes: progress.received_bytes,
+        total_bytes: progress.total_bytes,
+        installing: progress.installing,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::endpoints::EndpointArgs;
 use crate::failure::{Failure, Outcome};
 use crate::print::Output;
 use crate::table::{Align, layout};
-use crate::tree_view::Role;
+use crate::tree_view::{Role, Snapshot};
 use clap::Args;
 use eaves_kv::proto::etcdserverpb;
 use eaves_kv::proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -41,6 +41,8 @@ struct NodeStatus {
     committed: u64,
     applied: u64,
     revision: i64,
+    /// A snapshot on its way to the node.
+    snapshot: Option<Snapshot>,
 }
 
 /// Runs `status`.
@@ -121,6 +123,10 @@ fn combine(
             .as_ref()
             .map_or(etcd.raft_applied_index, |own| own.applied),
         revision: header.revision,
+        snapshot: own
+            .as_ref()
+            .and_then(|own| own.snapshot)
+            .map(Snapshot::from),
         name: own.map(|own| own.name),
     }
 }
@@ -161,7 +167,10 @@ fn table(nodes: &[NodeStatus]) -> Vec<String> {
                 },
                 node.term.to_string(),
                 node.committed.to_string(),
-                node.applied.to_string(),
+                match node.snapshot {
+                    Some(snapshot) => snapshot.to_string(),
+                    None => node.applied.to_string(),
+                },
                 node.revision.to_string(),
             ]
         })

@@ -5,6 +5,7 @@ mod common;
 
 use bytes::Bytes;
 use common::faults::{Fault, Faulty};
+use common::memory::{Memory, UNDER_WAY_BYTES};
 use common::{Cluster, History, Running, converged, eventually};
 use eaves::{
     Command, Config, Node, Position, Role, SmallMachine, SnapshotCounters, SnapshotSink,
@@ -153,6 +154,34 @@ async fn another_upstream_goes_on_where_the_first_was_cut() {
     // The first chunk names the position, which may have moved.
     assert!(received.resumed_bytes >= 5 * CHUNK_BYTES, "{received:?}");
     assert!(received.received_bytes < STATE_BYTES + 2 * CHUNK_BYTES);
+}
+
+/// B10. What a sender has in memory for a receiver that takes nothing is a chunk, and no more than that is under way.
+#[tokio::test]
+async fn a_receiver_that_stalls_is_sent_no_more_than_it_takes() {
+    let cluster = Cluster::new(3);
+    let memory = Memory::default();
+    let voters = voters_without_old_log(&cluster, |config| {
+        config.network = Arc::new(memory.clone());
+    })
+    .await;
+    let network = Faulty::over(Arc::new(memory), Fault::StallAt(CUT_AT));
+    let mut config = small_log(cluster.listener("l1", &[voters[1].node.peer_address()]));
+    config.network = Arc::new(network.clone());
+    let stalled = cluster.start(config).await;
+    six_chunks_are_here(&stalled, &network).await;
+    let (served, received) = (counters(&voters[1]), counters(&stalled));
+    assert!(
+        served.served_bytes <= received.received_bytes + CHUNK_BYTES + UNDER_WAY_BYTES as u64,
+        "{served:?} {received:?}"
+    );
+    network.set(Fault::None);
+    write_state(&voters, COMMANDS, COMMANDS + 5).await;
+    assert_eq!(
+        counters(&voters[1]).served_bytes,
+        served.served_bytes,
+        "the group goes on, and nothing more was sent in vain"
+    );
 }
 
 #[tokio::test]

@@ -119,6 +119,26 @@ fn what_is_installed_is_what_was_taken() {
     }
 }
 
+/// So a transfer that was begun at one node goes on at another.
+#[test]
+fn equal_states_are_cut_into_equal_chunks_and_a_later_one_shares_the_beginning() {
+    let (mut one, other) = (sample(), sample());
+    let taken = chunks(one.store.snapshot().unwrap(), 100);
+    assert_eq!(taken, chunks(other.store.snapshot().unwrap(), 100));
+    for i in 0..20 {
+        one.puts(&[(&format!("later{i}"), "1")]);
+    }
+    one.persist();
+    let later = chunks(one.store.snapshot().unwrap(), 100);
+    let shared = taken[1..].iter().zip(&later[1..]);
+    let shared = shared.take_while(|(one, other)| one == other).count();
+    assert!(
+        shared >= taken.len() - 3,
+        "all but the beginning, the last records and the end: {shared} of {}",
+        taken.len()
+    );
+}
+
 #[test]
 fn a_snapshot_shows_one_point_in_time_while_writes_go_on() {
     let mut node = sample();

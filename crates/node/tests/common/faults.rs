@@ -1,4 +1,4 @@
-//! TCP with one fault: a connection that carries enough bytes is cut or has a byte flipped, once, or every such connection stalls.
+//! A network with one fault: a connection that carries enough bytes is cut or has a byte flipped, once, or every such connection stalls.
 
 use eaves::{Connection, Listener, Network, Task, TcpNetwork};
 use std::io;
@@ -32,13 +32,21 @@ impl Fault {
 /// The network of a node: a fault strikes connections that the node opened.
 #[derive(Clone)]
 pub struct Faulty {
+    inner: Arc<dyn Network>,
     fault: Arc<Mutex<Fault>>,
     faults: Arc<AtomicU64>,
 }
 
 impl Faulty {
+    /// TCP with a fault.
     pub fn new(fault: Fault) -> Faulty {
+        Faulty::over(Arc::new(TcpNetwork), fault)
+    }
+
+    /// Another network with a fault.
+    pub fn over(inner: Arc<dyn Network>, fault: Fault) -> Faulty {
         Faulty {
+            inner,
             fault: Arc::new(Mutex::new(fault)),
             faults: Arc::default(),
         }
@@ -71,7 +79,7 @@ impl Faulty {
 impl Network for Faulty {
     fn connect<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Connection>> {
         Box::pin(async move {
-            let connection = TcpNetwork.connect(address).await?;
+            let connection = self.inner.connect(address).await?;
             Ok(Connection {
                 reader: Box::new(Stream::new(connection.reader, self)),
                 writer: Box::new(Stream::new(connection.writer, self)),
@@ -81,7 +89,7 @@ impl Network for Faulty {
     }
 
     fn listen<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Box<dyn Listener>>> {
-        TcpNetwork.listen(address)
+        self.inner.listen(address)
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod faults;
+pub mod memory;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use eaves::{Config, Group, Node, SmallMachine, SmallState, StartAs};

@@ -40,6 +40,8 @@ async fn chains_of_depth_five_are_fed_and_every_node_sees_the_whole_tree() {
     for name in ["v1", "v2", "v3"] {
         let mut config = cluster.voter(name);
         config.capacity = 1;
+        // A change of leader would move everybody.
+        config.raft.election_timeout = Duration::from_secs(2);
         nodes.push(cluster.start(config).await);
     }
     write(&nodes[0].node, 0, 1).await;

@@ -149,7 +149,6 @@ fn tree_node(row: TreeRow) -> TreeNode {
         lag_entries: row.lag_entries,
         registered: row.registered,
         capacity: row.capacity,
-        snapshot: row.snapshot.map(snapshot),
     }
 }
 

@@ -21,42 +21,6 @@ pub struct Row {
     pub lag_entries: u64,
     pub registered: u32,
     pub capacity: u32,
-    /// A snapshot on its way to the node.
-    pub snapshot: Option<Snapshot>,
-}
-
-/// How far a snapshot on its way to a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Snapshot {
-    pub received_bytes: u64,
-    pub total_bytes: u64,
-    pub installing: bool,
-}
-
-impl From<proto::SnapshotProgress> for Snapshot {
-    fn from(progress: proto::SnapshotProgress) -> Snapshot {
-        Snapshot {
-            received_bytes: progress.received_bytes,
-            total_bytes: progress.total_bytes,
-            installing: progress.installing,
-        }
-    }
-}
-
-impl std::fmt::Display for Snapshot {
-    /// What stands in a table where a position would.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Snapshot { total_bytes: 0, .. } => write!(f, "snapshot 0%"),
-            Snapshot {
-                installing: true, ..
-            } => write!(f, "installing"),
-            _ => {
-                let percent = self.received_bytes as f64 / self.total_bytes as f64 * 100.0;
-                write!(f, "snapshot {percent:.0}%")
-            }
-        }
-    }
 }
 
 /// A role by the name users know.
@@ -107,7 +71,6 @@ impl From<proto::TreeNode> for Row {
             lag_entries: node.lag_entries,
             registered: node.registered,
             capacity: node.capacity,
-            snapshot: node.snapshot.map(Snapshot::from),
         }
     }
 }
@@ -221,10 +184,7 @@ fn cells(row: &Row, before_name: &str) -> Vec<String> {
         format!("{before_name}{name}"),
         row.role.name().to_string(),
         row.depth.map_or("-".to_string(), |depth| depth.to_string()),
-        match row.snapshot {
-            Some(snapshot) => snapshot.to_string(),
-            None => row.lag_entries.to_string(),
-        },
+        row.lag_entries.to_string(),
         feeds,
         row.client_url.trim_start_matches("http://").to_string(),
     ]
@@ -249,7 +209,6 @@ mod tests {
             lag_entries: 0,
             registered: 1,
             capacity: 2,
-            snapshot: None,
         }
     }
 
@@ -278,22 +237,6 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_on_its_way_stands_where_the_lag_would() {
-        let mut listener = row(11, "l1", Role::Listener, Some(1), Some(1));
-        let mut drawn = |received_bytes, total_bytes, installing| {
-            listener.snapshot = Some(Snapshot {
-                received_bytes,
-                total_bytes,
-                installing,
-            });
-            draw(std::slice::from_ref(&listener))[1].clone()
-        };
-        assert!(drawn(0, 0, false).contains(" snapshot 0% "));
-        assert!(drawn(430, 1000, false).contains(" snapshot 43% "));
-        assert!(drawn(1000, 1000, true).contains(" installing "));
-    }
-
-    #[test]
     fn a_loop_of_stale_answers_is_drawn_once() {
         let rows = [
             row(1, "a", Role::Listener, Some(2), Some(1)),
@@ -309,7 +252,7 @@ mod tests {
         detached.zone = "eu".into();
         let expected = r#"{"id":5,"name":"l1","role":"listener","client_url":"http://127.0.0.1:5","peer_url":"","upstream":null,"#
             .to_string()
-            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"registered":1,"capacity":2,"snapshot":null}"#;
+            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"registered":1,"capacity":2}"#;
         assert_eq!(serde_json::to_string(&detached).unwrap(), expected);
     }
 }

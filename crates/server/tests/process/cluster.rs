@@ -1,11 +1,13 @@
 //! A group of voters and the listeners below it, each a process.
 
 use crate::support::{Server, eventually, free_ports, page};
+use crate::zones::{Gate, Zones};
 use bytes::Bytes;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest};
 use eaves_kv::proto::mvccpb::KeyValue;
 use serde_json::Value;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// A client gives up on a write after this time; its outcome is unknown then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Flags that listeners do not have.
+const GROUP_FLAGS: [&str; 2] = ["--snapshot-count", "--election-timeout"];
 
 /// Voters `v1`, `v2`, ... and listeners `l1`, `l2`, ...; each is started and ended by its name.
 pub struct Cluster {
@@ -25,6 +29,7 @@ pub struct Cluster {
 /// One node, running or not.
 pub struct Node {
     pub name: String,
+    pub zone: String,
     pub client_port: u16,
     pub peer_port: u16,
     pub data_dir: PathBuf,
@@ -45,30 +50,44 @@ impl Cluster {
     /// Starts `voters` and `listeners` with `flags` and waits until all of them are ready.
     pub async fn start(voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
         let mut cluster = Cluster::plan(voters, listeners, flags);
-        for node in &mut cluster.nodes {
-            node.start();
-        }
-        for node in &mut cluster.nodes {
-            node.ready().await;
-        }
+        cluster.start_all().await;
         cluster
     }
 
-    /// A cluster of which no process runs yet. Voters take `flags` whole, listeners without `--snapshot-count`, which only a group has.
+    /// A cluster of which no process runs yet. Voters take `flags` whole, listeners without those that only a group has.
     pub fn plan(voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
+        Cluster::plan_in_zones(voters, listeners, flags, &[]).0
+    }
+
+    /// The same, its nodes in turn in these zones, with the means to cut them off.
+    pub fn plan_in_zones(
+        voters: usize,
+        listeners: usize,
+        flags: &[&str],
+        zones: &[&str],
+    ) -> (Cluster, Zones) {
         let directory = tempfile::tempdir().expect("make a directory");
         let names: Vec<String> = (1..=voters)
             .map(|number| format!("v{number}"))
             .chain((1..=listeners).map(|number| format!("l{number}")))
             .collect();
-        let ports = free_ports(2 * names.len());
-        let peer_ports = &ports[names.len()..];
+        let ports = free_ports(3 * names.len());
+        let peer_ports = &ports[names.len()..2 * names.len()];
+        // Where a node says that it is reached: in a zone, by its proxy.
+        let reach_ports = match zones {
+            [] => peer_ports,
+            _ => &ports[2 * names.len()..],
+        };
+        let zone = |i: usize| match zones {
+            [] => "",
+            _ => zones[if i < voters { i } else { i - voters } % zones.len()],
+        };
         let join = |separator: &str, part: &dyn Fn(usize) -> String| {
             let parts: Vec<String> = (0..voters).map(part).collect();
             parts.join(separator)
         };
-        let cluster = join(",", &|i| format!("{}={}", names[i], url(peer_ports[i])));
-        let upstream = join(",", &|i| format!("127.0.0.1:{}", peer_ports[i]));
+        let cluster = join(",", &|i| format!("{}={}", names[i], url(reach_ports[i])));
+        let upstream = join(",", &|i| format!("127.0.0.1:{}", reach_ports[i]));
         let nodes = names.iter().enumerate().map(|(i, name)| {
             let data_dir = directory.path().join(name);
             let place = match i < voters {
@@ -80,18 +99,39 @@ impl Cluster {
                 ("--data-dir", data_dir.display().to_string()),
                 ("--listen-client-urls", url(ports[i])),
                 ("--listen-peer-urls", url(peer_ports[i])),
+                ("--initial-advertise-peer-urls", url(reach_ports[i])),
+                ("--zone", zone(i).to_owned()),
             ];
             let own = own.iter().flat_map(|(flag, value)| [*flag, value]);
             let flags = flags
                 .chunks(2)
-                .filter(|flag| i < voters || flag[0] != "--snapshot-count");
+                .filter(|flag| i < voters || !GROUP_FLAGS.contains(&flag[0]));
             let words = place.into_iter().chain(own).chain(flags.flatten().copied());
             let arguments = words.map(str::to_owned).collect();
             let log = directory.path().join(format!("{name}.log"));
-            Node::new(name, arguments, data_dir, log, ports[i], peer_ports[i])
+            let node = Node::new(name, arguments, data_dir, log, ports[i], peer_ports[i]);
+            Node {
+                zone: zone(i).to_owned(),
+                ..node
+            }
         });
-        let nodes = nodes.collect();
-        Cluster { nodes, directory }
+        let nodes: Vec<Node> = nodes.collect();
+        let gates = match zones {
+            [] => Vec::new(),
+            _ => nodes.iter().zip(reach_ports).map(Node::gate).collect(),
+        };
+        let zones = Zones::open(gates, &directory.path().display().to_string());
+        (Cluster { nodes, directory }, zones)
+    }
+
+    /// Starts all nodes and waits until all of them are ready.
+    pub async fn start_all(&mut self) {
+        for node in &mut self.nodes {
+            node.start();
+        }
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
     }
 
     /// Adds a node that is run by `arguments`, which name its directory and its peer port; it gets a client port.
@@ -110,7 +150,7 @@ impl Cluster {
         ));
     }
 
-    /// Where directories and logs of its nodes are.
+    /// Where directories and logs of its nodes are: in the command line of each.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -223,6 +263,7 @@ impl Node {
     ) -> Node {
         Node {
             name: name.to_owned(),
+            zone: String::new(),
             client_port,
             peer_port,
             arguments,
@@ -307,6 +348,15 @@ impl Node {
     pub fn assert_no_panic(&self) {
         let printed = self.printed();
         assert!(!printed.contains("panicked"), "{printed}");
+    }
+
+    fn gate((node, proxy): (&Node, &u16)) -> Gate {
+        Gate {
+            name: node.name.clone(),
+            zone: node.zone.clone(),
+            proxy: (Ipv4Addr::LOCALHOST, *proxy).into(),
+            node: (Ipv4Addr::LOCALHOST, node.peer_port).into(),
+        }
     }
 
     /// Where clients reach it.

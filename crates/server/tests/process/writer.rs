@@ -1,6 +1,6 @@
 //! Writers that put unique keys through ever other nodes and remember what was acknowledged.
 
-use crate::cluster::{Cluster, Content, put};
+use crate::cluster::{Cluster, Content, Node, put};
 use crate::support::eventually;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::Status;
 use tonic::transport::Channel;
 
 /// Writers at the same time.
@@ -34,8 +35,12 @@ pub struct Writes {
 impl Writing {
     /// Starts writers that go round all nodes of `cluster`, those that do not run included.
     pub fn start(cluster: &Cluster) -> Writing {
-        let clients: Vec<KvClient<Channel>> =
-            cluster.nodes().iter().map(|node| node.kv()).collect();
+        Writing::through(cluster.nodes().iter())
+    }
+
+    /// Starts writers that go round these nodes.
+    pub fn through<'a>(nodes: impl Iterator<Item = &'a Node>) -> Writing {
+        let clients: Vec<KvClient<Channel>> = nodes.map(|node| node.kv()).collect();
         let writes = Arc::new(Mutex::new(Writes::default()));
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -62,6 +67,13 @@ impl Writing {
         eventually(&what, async || (acknowledged() >= wanted).then_some(())).await;
     }
 
+    /// Puts one more key through `node`, and remembers what became of it.
+    pub async fn put(&self, node: &Node, key: &str) -> Result<i64, Status> {
+        let written = put(node.kv(), key.to_owned(), value_of(key)).await;
+        self.writes.lock().unwrap().note(key.to_owned(), &written);
+        written
+    }
+
     /// Ends the writers and gives what became of the writes.
     pub async fn stop(mut self) -> Writes {
         self.stop.send_replace(true);
@@ -84,14 +96,10 @@ async fn write(
         }
         let key = format!("{writer}/{number}");
         let client = clients[(writer + number) % clients.len()].clone();
-        match put(client, key.clone(), value_of(&key)).await {
-            Ok(revision) => {
-                writes.lock().unwrap().acknowledged.insert(key, revision);
-            }
-            Err(_) => {
-                writes.lock().unwrap().unknown.insert(key);
-                tokio::time::sleep(FAILURE_PAUSE).await;
-            }
+        let written = put(client, key.clone(), value_of(&key)).await;
+        writes.lock().unwrap().note(key, &written);
+        if written.is_err() {
+            tokio::time::sleep(FAILURE_PAUSE).await;
         }
     }
 }
@@ -103,6 +111,13 @@ fn value_of(key: &str) -> String {
 }
 
 impl Writes {
+    fn note(&mut self, key: String, written: &Result<i64, Status>) {
+        match written {
+            Ok(revision) => drop(self.acknowledged.insert(key, *revision)),
+            Err(_) => drop(self.unknown.insert(key)),
+        }
+    }
+
     /// Forgets acknowledged writes after `revision`, which a cluster that was made anew from there does not have.
     pub fn lose_after(&mut self, revision: i64) {
         let before = self.acknowledged.len();

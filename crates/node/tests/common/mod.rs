@@ -158,9 +158,9 @@ pub async fn attached(listener: &Running) {
     .await;
 }
 
-/// Waits until `done` holds; fails naming `what` after half a minute.
+/// Waits until `done` holds; fails naming `what` after two minutes.
 pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
+    for _ in 0..2400 {
         if done().await {
             return;
         }

@@ -120,7 +120,7 @@ impl Cluster {
             [] => Vec::new(),
             _ => nodes.iter().zip(reach_ports).map(Node::gate).collect(),
         };
-        let zones = Zones::open(gates, &directory.path().display().to_string());
+        let zones = Zones::open(gates);
         (Cluster { nodes, directory }, zones)
     }
 

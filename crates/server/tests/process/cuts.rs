@@ -75,6 +75,7 @@ async fn survives(around: Around, cut: impl Fn(&Zones, &str)) {
     let (mut cluster, zones) = Cluster::plan_in_zones(3, LISTENERS, &[], &ZONES);
     cluster.start_all().await;
     let rows = cluster.whole_tree("v1").await;
+    zones.learn(&rows);
     let leader = leader_of(&rows).expect("a whole tree has a leader");
     let wanted = |node: &&Node| match around {
         Around::Leader => node.name == leader,

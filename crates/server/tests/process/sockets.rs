@@ -12,21 +12,10 @@ pub struct End {
     inode: u64,
 }
 
-/// The end of the connection between these two ports that is at `local_port`.
-pub fn end(local_port: u16, remote_port: u16) -> Option<End> {
-    let table = table();
-    let ports = format!(" 0100007F:{local_port:04X} 0100007F:{remote_port:04X} 01 ");
-    let line = table.lines().find(|line| line.contains(&ports))?;
-    parse(line)
-}
-
 /// Both ends of every connection on 127.0.0.1.
 pub fn ends() -> Vec<End> {
-    table().lines().filter_map(parse).collect()
-}
-
-fn table() -> String {
-    fs::read_to_string("/proc/net/tcp").expect("the kernel's table of connections")
+    let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table of connections");
+    table.lines().filter_map(parse).collect()
 }
 
 /// Reads `sl local remote state .. inode`, where an address is `IP:PORT` in hexadecimal and the state of an established connection is 01.

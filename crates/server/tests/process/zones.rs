@@ -1,13 +1,14 @@
 //! Links between zones that can be cut: every node is reached through a proxy of the test, which knows who calls and lets through what
 //! may pass.
 //!
-//! A node tells others one address, which is that of its proxy; so a link is known by both its ends only because the kernel tells whose
-//! a connection is. The proxies run on a thread of their own: tests block theirs.
+//! A node tells others one address, which is that of its proxy; who calls says the first packet of every connection. The proxies run on a
+//! thread of their own: tests block theirs.
 
-use crate::sockets::{self, Process};
+use prost::Message;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,21 +17,34 @@ use tokio::sync::{oneshot, watch};
 /// Bytes passed on at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// The fixed part of a packet between peers: its length comes first, little endian, without this part.
+const HEADER_BYTES: usize = 12;
+
+/// No first packet is longer.
+const HELLO_MAX_BYTES: usize = 4 << 10;
+
+/// What is of interest of the first packet.
+#[derive(Clone, PartialEq, Message)]
+struct Hello {
+    #[prost(uint64, tag = "3")]
+    from: u64,
+}
+
 /// A node behind its proxy.
 #[derive(Clone, Debug)]
 pub struct Gate {
     pub name: String,
     pub zone: String,
     /// Where the others reach it.
-    pub proxy: std::net::SocketAddr,
+    pub proxy: SocketAddr,
     /// Where it listens.
-    pub node: std::net::SocketAddr,
+    pub node: SocketAddr,
 }
 
 /// The proxies of a cluster.
 pub struct Zones {
     state: watch::Sender<State>,
-    zone_of: Arc<BTreeMap<String, String>>,
+    zone_of_name: BTreeMap<String, String>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -38,33 +52,55 @@ pub struct Zones {
 /// What does not pass, as (from zone, to zone).
 #[derive(Clone, Default)]
 struct State {
+    zone_of_id: BTreeMap<u64, String>,
     severed: BTreeSet<(String, String)>,
     silent: BTreeSet<(String, String)>,
 }
 
+/// Who called, and in which zone the one is that was called.
+#[derive(Clone)]
+struct Link {
+    caller: u64,
+    zone: String,
+}
+
+/// The two ways of a link.
+#[derive(Clone, Copy)]
+enum Way {
+    FromCaller,
+    ToCaller,
+}
+
 impl State {
-    fn is_severed(&self, (from, to): &(String, String)) -> bool {
-        let reverse = (to.clone(), from.clone());
-        self.severed.contains(&(from.clone(), to.clone())) || self.severed.contains(&reverse)
+    fn is_severed(&self, link: &Link) -> bool {
+        let pair = |way| self.pair(link, way);
+        self.severed.contains(&pair(Way::FromCaller)) || self.severed.contains(&pair(Way::ToCaller))
+    }
+
+    fn is_silent(&self, link: &Link, way: Way) -> bool {
+        self.silent.contains(&self.pair(link, way))
+    }
+
+    fn pair(&self, link: &Link, way: Way) -> (String, String) {
+        let caller = self.zone_of_id.get(&link.caller).cloned();
+        let (caller, called) = (caller.unwrap_or_default(), link.zone.clone());
+        match way {
+            Way::FromCaller => (caller, called),
+            Way::ToCaller => (called, caller),
+        }
     }
 }
 
 impl Zones {
-    /// Opens the proxies. `directory` is in the command line of every node of the cluster, and of nobody else.
-    pub fn open(gates: Vec<Gate>, directory: &str) -> Zones {
-        let zone_of = gates
+    /// Opens the proxies. Everything passes.
+    pub fn open(gates: Vec<Gate>) -> Zones {
+        let names = gates
             .iter()
-            .map(|gate| (gate.name.clone(), gate.zone.clone()))
-            .collect();
-        let zone_of: Arc<BTreeMap<String, String>> = Arc::new(zone_of);
+            .map(|gate| (gate.name.clone(), gate.zone.clone()));
+        let zone_of_name = names.collect();
         let state = watch::Sender::new(State::default());
+        let watched = state.subscribe();
         let (stop, stopped) = oneshot::channel();
-        let proxies = Proxies {
-            zone_of: zone_of.clone(),
-            directory: directory.to_owned(),
-            known: Arc::default(),
-            state: state.subscribe(),
-        };
         let listeners: Vec<_> = gates
             .iter()
             .map(|gate| {
@@ -81,17 +117,28 @@ impl Zones {
             runtime.block_on(async {
                 for (gate, listener) in gates.into_iter().zip(listeners) {
                     let listener = TcpListener::from_std(listener).expect("a listening socket");
-                    tokio::spawn(proxies.clone().run(gate, listener));
+                    tokio::spawn(run(gate, listener, watched.clone()));
                 }
                 let _ = stopped.await;
             });
         });
         Zones {
             state,
-            zone_of,
+            zone_of_name,
             stop: Some(stop),
             thread: Some(thread),
         }
+    }
+
+    /// Learns the ids of the nodes, without which nothing can be cut, from the rows of a tree.
+    pub fn learn(&self, rows: &[Value]) {
+        self.state.send_modify(|state| {
+            for row in rows {
+                let id = row["id"].as_u64().expect("a node has an id");
+                let name = row["name"].as_str().expect("a node has a name");
+                state.zone_of_id.insert(id, self.zone_of_name[name].clone());
+            }
+        });
     }
 
     /// Breaks all connections between `zone` and the others, and refuses new ones.
@@ -114,11 +161,14 @@ impl Zones {
 
     /// Lets everything through again. What was held up arrives, as TCP would send it again.
     pub fn heal(&self) {
-        self.state.send_replace(State::default());
+        self.state.send_modify(|state| {
+            state.severed.clear();
+            state.silent.clear();
+        });
     }
 
     fn pairs(&self, wanted: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
-        let zones: BTreeSet<&String> = self.zone_of.values().collect();
+        let zones: BTreeSet<&String> = self.zone_of_name.values().collect();
         let pairs = zones
             .iter()
             .flat_map(|from| zones.iter().map(move |to| (*from, *to)));
@@ -142,91 +192,84 @@ impl Drop for Zones {
     }
 }
 
-#[derive(Clone)]
-struct Proxies {
-    zone_of: Arc<BTreeMap<String, String>>,
-    directory: String,
-    /// The processes of the nodes, as last looked at: looking for them takes long.
-    known: Arc<Mutex<Vec<Process>>>,
-    state: watch::Receiver<State>,
-}
-
-impl Proxies {
-    async fn run(self, gate: Gate, listener: TcpListener) {
-        loop {
-            let (caller, address) = listener.accept().await.expect("accept a connection");
-            let (proxies, gate) = (self.clone(), gate.clone());
-            tokio::spawn(async move {
-                // A link that ends with an error ends all the same: both sides see it closed.
-                let _ = proxies.pass(caller, address, &gate).await;
-            });
-        }
-    }
-
-    async fn pass(
-        self,
-        caller: TcpStream,
-        address: SocketAddr,
-        gate: &Gate,
-    ) -> std::io::Result<()> {
-        let Some(zone) = self.zone_of_caller(address.port(), gate.proxy.port()) else {
-            // It has closed the connection already.
-            return Ok(());
-        };
-        let there = (zone.clone(), gate.zone.clone());
-        let back = (gate.zone.clone(), zone);
-        let mut state = self.state.clone();
-        if state.borrow().is_severed(&there) {
-            return Ok(());
-        }
-        let node = TcpStream::connect(gate.node).await?;
-        caller.set_nodelay(true)?;
-        node.set_nodelay(true)?;
-        let (from_caller, to_caller) = caller.into_split();
-        let (from_node, to_node) = node.into_split();
-        let cut = there.clone();
-        tokio::select! {
-            passed = async { tokio::try_join!(
-                copy(from_caller, to_node, there, self.state.clone()),
-                copy(from_node, to_caller, back, self.state.clone()),
-            ) } => passed.map(|_| ()),
-            _ = state.wait_for(|state| state.is_severed(&cut)) => Ok(()),
-        }
-    }
-
-    /// The zone of the node that opened the connection from `port` to a proxy.
-    fn zone_of_caller(&self, port: u16, proxy: u16) -> Option<String> {
-        let end = sockets::end(port, proxy)?;
-        let mut known = self.known.lock().unwrap();
-        let caller = |known: &[Process]| {
-            let caller = known.iter().find(|process| process.sockets().have(end))?;
-            caller.flag("--name").map(str::to_owned)
-        };
-        let name = caller(&known).or_else(|| {
-            // It was started since.
-            *known = Process::with(&self.directory);
-            caller(&known)
-        })?;
-        self.zone_of.get(&name).cloned()
+async fn run(gate: Gate, listener: TcpListener, state: watch::Receiver<State>) {
+    loop {
+        let (caller, _) = listener.accept().await.expect("accept a connection");
+        let (gate, state) = (gate.clone(), state.clone());
+        tokio::spawn(async move {
+            // A link that ends with an error ends all the same: both sides see it closed.
+            let _ = pass(caller, &gate, state).await;
+        });
     }
 }
 
-/// Passes bytes on while they may pass.
+async fn pass(
+    mut caller: TcpStream,
+    gate: &Gate,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
+    let (first, id) = hello(&mut caller).await?;
+    let link = Link {
+        caller: id,
+        zone: gate.zone.clone(),
+    };
+    if state.borrow().is_severed(&link) {
+        return Ok(());
+    }
+    let node = TcpStream::connect(gate.node).await?;
+    caller.set_nodelay(true)?;
+    node.set_nodelay(true)?;
+    let (from_caller, to_caller) = caller.into_split();
+    let (from_node, to_node) = node.into_split();
+    let there = (link.clone(), Way::FromCaller);
+    let back = (link.clone(), Way::ToCaller);
+    let watched = state.clone();
+    tokio::select! {
+        passed = async { tokio::try_join!(
+            copy(first, from_caller, to_node, there, watched.clone()),
+            copy(Vec::new(), from_node, to_caller, back, watched.clone()),
+        ) } => passed.map(|_| ()),
+        _ = state.wait_for(|state| state.is_severed(&link)) => Ok(()),
+    }
+}
+
+/// The first packet of a connection, and whom it is from.
+async fn hello(caller: &mut TcpStream) -> io::Result<(Vec<u8>, u64)> {
+    let mut packet = vec![0; HEADER_BYTES];
+    caller.read_exact(&mut packet).await?;
+    let length = u32::from_le_bytes(packet[..4].try_into().expect("four bytes")) as usize;
+    assert!(
+        length <= HELLO_MAX_BYTES,
+        "a first packet of {length} bytes"
+    );
+    packet.resize(HEADER_BYTES + length, 0);
+    caller.read_exact(&mut packet[HEADER_BYTES..]).await?;
+    let hello = Hello::decode(&packet[HEADER_BYTES..]).expect("the first packet says who calls");
+    Ok((packet, hello.from))
+}
+
+/// Passes on `first` and what follows it, while it may pass.
 async fn copy(
+    first: Vec<u8>,
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    pair: (String, String),
+    (link, way): (Link, Way),
     mut state: watch::Receiver<State>,
-) -> std::io::Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+) -> io::Result<()> {
+    let mut chunk = first;
     loop {
-        let bytes = from.read(&mut chunk).await?;
         // Also the end of the stream is news that may not pass.
-        let passes = |state: &State| !state.silent.contains(&pair);
-        let may_pass = state.wait_for(passes).await.is_ok();
-        if !may_pass || bytes == 0 {
+        let passes = |state: &State| !state.is_silent(&link, way);
+        if state.wait_for(passes).await.is_err() {
+            return Ok(());
+        }
+        to.write_all(&chunk).await?;
+        chunk.resize(CHUNK_BYTES, 0);
+        let bytes = from.read(&mut chunk).await?;
+        chunk.truncate(bytes);
+        if bytes == 0 {
+            let _ = state.wait_for(passes).await;
             return to.shutdown().await;
         }
-        to.write_all(&chunk[..bytes]).await?;
     }
 }

@@ -108,7 +108,7 @@ pub(crate) enum Aim {
     Elsewhere,
     /// Attached, and to go wherever the list says, which may be where it is (`S14`).
     AsListed,
-    /// Attached to a stale upstream: only a fresher place (`B8`).
+    /// Attached to a stale upstream: only a fresher place, or the pinned one (`B8`, `B16`).
     Fresher,
     /// Attached: only a strictly better place, or the pinned one (`B7`, `B16`).
     Better,
@@ -204,12 +204,12 @@ impl Seeker<'_> {
         }
         match self.aim {
             Aim::Any | Aim::Elsewhere | Aim::AsListed => Verdict::Eligible,
+            Aim::Fresher | Aim::Better if self.steering.is_pinned(id) => Verdict::Eligible,
             Aim::Fresher if place.stale || place.age.saturating_add(self.fresher_by) > self.age => {
                 Verdict::NotFresher
             }
             Aim::Fresher if !self.may_move_below(place) => Verdict::OutOfOrder,
             Aim::Fresher => Verdict::Eligible,
-            Aim::Better if self.steering.is_pinned(id) => Verdict::Eligible,
             Aim::Better if !self.is_better(place) => Verdict::NotBetter,
             Aim::Better if !self.may_move_below(place) => Verdict::OutOfOrder,
             Aim::Better => Verdict::Eligible,

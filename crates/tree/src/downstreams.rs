@@ -150,8 +150,12 @@ impl Downstreams {
     }
 
     /// Up to two downstreams to try instead (`B2`): those whose subtree has a free slot, nearest first in the asker's order,
-    /// in which another zone than its own is one level further (`B6`), random among equals; filled up with random full ones to descend through. Never the asker itself. When `giving_out`, the first one named
-    /// counts as one slot fewer until it says more, so that a crowd is spread and not sent to one slot (`B4`).
+    /// in which another zone than its own is one level further (`B6`), random among equals; filled up with random full ones
+    /// to descend through. Never the asker itself. When `giving_out`, the first one named counts as one slot fewer until it
+    /// says more, so that a crowd is spread and not sent to one slot (`B4`).
+    ///
+    /// If the asker has a zone, the second is any one with a free slot: nobody knows of what zone the free slots below a
+    /// downstream are, and if the two nearest were named each time, those of the asker's zone might never be found.
     pub(crate) fn name(
         &mut self,
         asker: NodeId,
@@ -176,6 +180,12 @@ impl Downstreams {
             .map(|downstream| (key(downstream), rng.next(), downstream.link))
             .collect();
         ranked.sort_unstable();
+        let free = ranked.partition_point(|((is_full, _), ..)| !is_full);
+        if zone.is_some() && free > DOWNSTREAMS_NAMED {
+            let last = DOWNSTREAMS_NAMED - 1;
+            let any = last + rng.below((free - last) as u64) as usize;
+            ranked.swap(last, any);
+        }
         ranked.truncate(DOWNSTREAMS_NAMED);
 
         let mut named = Vec::with_capacity(ranked.len());
@@ -221,6 +231,7 @@ impl Downstreams {
 mod tests {
     use super::*;
     use crate::ids::Address;
+    use alloc::collections::BTreeSet;
 
     fn downstream(number: u64, slots: u32, levels: u32) -> Downstream {
         Downstream {
@@ -305,10 +316,13 @@ mod tests {
         table.insert(place(2, "b", 0));
         table.insert(place(3, "a", 2));
         let a = Zone::from("a");
-        assert_eq!(
-            ids(&table.name(NodeId(9), Some(&a), false, &mut rng)),
-            [1, 2]
-        );
+        let mut second = BTreeSet::new();
+        for _ in 0..50 {
+            let named = ids(&table.name(NodeId(9), Some(&a), false, &mut rng));
+            assert_eq!(named[0], 1);
+            second.insert(named[1]);
+        }
+        assert_eq!(second, BTreeSet::from([2, 3]), "the second is any");
         assert_eq!(ids(&table.name(NodeId(9), None, false, &mut rng)), [2, 1]);
     }
 

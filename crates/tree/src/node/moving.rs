@@ -151,7 +151,8 @@ impl TreeNode {
     /// Notes a move, and why it was made in the end.
     pub(super) fn count_move(&mut self, now: Instant, why: Why, to: NodeId) -> Why {
         let why = match why {
-            Why::Pinned if !self.saved.steering.is_pinned(to) => Why::Better,
+            Why::Stale | Why::Pinned if self.saved.steering.is_pinned(to) => Why::Pinned,
+            Why::Pinned => Why::Better,
             why => why,
         };
         if why == Why::Better {

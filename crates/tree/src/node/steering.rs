@@ -3,8 +3,8 @@
 
 use super::TreeNode;
 use crate::ids::{NodeId, Peer};
-use crate::message::KickReason;
-use crate::output::Event;
+use crate::message::{KickReason, Role};
+use crate::output::{Event, Why};
 use crate::steering::{AVOIDED_MAX, SteerError, Steering};
 use crate::time::Instant;
 use crate::timers::Timer;
@@ -107,6 +107,10 @@ impl TreeNode {
     /// A pin or an avoidance changed: keep it, and see where that leaves us.
     fn steered(&mut self, now: Instant) {
         self.persist();
+        let is_idle = self.session.is_none() && self.search.is_none() && self.new_list.is_none();
+        if self.role == Role::Listener && is_idle && self.knows_servers() {
+            self.begin_search(now, Why::Start);
+        }
         self.wish = None;
         self.review(now);
         if self.wish.is_some() {

@@ -498,10 +498,12 @@ scripts! {
     B12_strangers_are_refused
     B16_a_draining_node_hands_its_downstreams_over
     B16_a_draining_root
+    B16_a_newcomer_that_is_pinned
     B16_a_pin_below_oneself_leaves_first
     B16_a_pinned_listener_goes_where_it_is_told
     B16_a_pinned_upstream_that_is_away
     B16_a_promoted_node_keeps_its_downstreams
+    B16_a_stale_pinned_node_is_gone_to
     B16_an_avoided_upstream_is_kept_if_there_is_no_other
     B16_an_avoided_upstream_is_left
     B16_whom_draining_leaves_behind_is_kicked

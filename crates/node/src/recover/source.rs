@@ -94,7 +94,8 @@ impl Source {
             name: identity.name,
             node_id: identity.node_id,
             cluster_id: identity.cluster_id.ok_or_else(empty)?,
-            is_voter: identity.is_voter,
+            // One that was on its way from voter to listener still has a voter's log.
+            is_voter: identity.is_voter || identity.keep_below.is_some(),
             term: last.term,
             index: last.index,
             chain: chain.0,

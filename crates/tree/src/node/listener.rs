@@ -287,6 +287,10 @@ impl TreeNode {
     /// upstream. After a kick the first alternative is registered with unasked (`B2`).
     fn lost(&mut self, now: Instant, why: Why, alternatives: &[Alternative]) {
         let session = self.session.take().expect("an upstream is lost only once");
+        if why != Why::Kicked(KickReason::Admin) {
+            // S12 was obeyed by going elsewhere. Now that this place is gone too, any is better than none.
+            self.kicker = None;
+        }
         let upstream = session.upstream;
         self.output(Output::StopFollowing {
             link: upstream.link,

@@ -535,6 +535,7 @@ scripts! {
     S11_silent_listener_is_kicked
     S12_admin_kick
     S12_not_straight_back_to_the_kicker
+    S12_the_kicker_is_better_than_nobody
     S13_silent_upstream_is_left
     S14_new_list
     S14_nobody_on_the_new_list_answers

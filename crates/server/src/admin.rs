@@ -1,9 +1,11 @@
 //! The admin service, `eaves.v1.Admin`: what the command line asks a node beyond the etcd v3 API.
 
+use crate::role_change;
 use eaves::{Node, NodeEvent, Role, SnapshotProgress, TreeRow};
 use proto::admin_server::{Admin, AdminServer};
 use proto::{
-    Event, EventsRequest, StatusRequest, StatusResponse, TreeNode, TreeRequest, TreeResponse,
+    ChangeRoleProgress, ChangeRoleRequest, Event, EventsRequest, StatusRequest, StatusResponse,
+    TreeNode, TreeRequest, TreeResponse,
 };
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
@@ -66,6 +68,18 @@ impl Admin for AdminService {
     ) -> Result<Response<Self::EventsStream>, Status> {
         let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
         tokio::spawn(send_events(self.node.clone(), sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type ChangeRoleStream = ReceiverStream<Result<ChangeRoleProgress, Status>>;
+
+    async fn change_role(
+        &self,
+        request: Request<ChangeRoleRequest>,
+    ) -> Result<Response<Self::ChangeRoleStream>, Status> {
+        let change = role_change::wanted(request.into_inner())?;
+        let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
+        tokio::spawn(role_change::run(self.node.clone(), change, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

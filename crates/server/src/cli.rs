@@ -1,7 +1,7 @@
 //! The command line as a whole: its commands, its log, and the runtime each command runs on.
 
 use crate::bench;
-use crate::commands::{del, get, listen, put, recover, serve, status, tree, watch};
+use crate::commands::{del, get, listen, put, recover, roles, serve, status, tree, watch};
 use crate::failure::{Failure, Outcome};
 use crate::up;
 use clap::{Parser, Subcommand};
@@ -44,6 +44,14 @@ pub enum Command {
     Tree(tree::TreeArgs),
     /// Show the state of each of --endpoints
     Status(status::StatusArgs),
+    /// Make a listener a voter
+    Promote(roles::PromoteArgs),
+    /// Make a voter a listener
+    Demote(roles::DemoteArgs),
+    /// Make a listener vote in place of a voter, dead or alive
+    Replace(roles::ReplaceArgs),
+    /// Make another voter lead
+    TransferLeader(roles::TransferLeaderArgs),
     /// Store a value under a key
     Put(put::PutArgs),
     /// Read a key or a range of keys
@@ -68,6 +76,10 @@ impl Cli {
             Command::Recover(args) => recover::run(&args),
             Command::Tree(args) => block_on(tree::run(args)),
             Command::Status(args) => block_on(status::run(args)),
+            Command::Promote(args) => block_on(roles::promote(args)),
+            Command::Demote(args) => block_on(roles::demote(args)),
+            Command::Replace(args) => block_on(roles::replace(args)),
+            Command::TransferLeader(args) => block_on(roles::transfer_leader(args)),
             Command::Put(args) => block_on(put::run(args)),
             Command::Get(args) => block_on(get::run(args)),
             Command::Del(args) => block_on(del::run(args)),

@@ -5,6 +5,7 @@ pub mod get;
 pub mod listen;
 pub mod put;
 pub mod recover;
+pub mod roles;
 pub mod serve;
 pub mod status;
 pub mod tree;

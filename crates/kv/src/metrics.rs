@@ -3,8 +3,9 @@
 //! Inside the server counters are plain numbers; names, kinds and explanations are given here, at the edge.
 
 use crate::services::replica::Replica;
-use eaves::Role;
-use std::fmt::Write;
+use eaves::{ByReason, EdgeLag, Role};
+use std::fmt::{Display, Write};
+use std::time::Duration;
 
 /// Renders every metric, in the Prometheus text format 0.0.4.
 pub(crate) fn render(replica: &Replica) -> String {
@@ -12,6 +13,8 @@ pub(crate) fn render(replica: &Replica) -> String {
     role_metrics(replica, &mut page);
     position_metrics(replica, &mut page);
     node_metrics(replica, &mut page);
+    snapshot_metrics(replica, &mut page);
+    edge_metrics(replica, &mut page);
     log_metrics(replica, &mut page);
     store_metrics(replica, &mut page);
     page.text
@@ -24,17 +27,17 @@ fn role_metrics(replica: &Replica, page: &mut Page) {
     page.gauge(
         "has_leader",
         "1 when this node knows of a leader, else 0.",
-        status.leader.is_some().into(),
+        u64::from(status.leader.is_some()),
     );
     page.gauge(
         "is_leader",
         "1 when this node is the leader, else 0.",
-        is_leader.into(),
+        u64::from(is_leader),
     );
     page.gauge(
         "is_listener",
         "1 when this node is a listener, 0 when it is a voter.",
-        is_listener.into(),
+        u64::from(is_listener),
     );
     page.gauge(
         "raft_term",
@@ -45,7 +48,7 @@ fn role_metrics(replica: &Replica, page: &mut Page) {
         page.gauge(
             "tree_depth",
             "Hops from a voter to this node, 0 for a voter; absent while detached.",
-            depth.into(),
+            depth,
         );
     }
 }
@@ -108,28 +111,23 @@ fn node_metrics(replica: &Replica, page: &mut Page) {
     );
     page.counter(
         "feed_bytes_total",
-        "Bytes of log entries pushed to listeners.",
+        "Bytes of log entries pushed to listeners; never grows on a leader.",
         counters.feed_bytes,
     );
     page.counter(
         "feed_entries_total",
-        "Log entries pushed to listeners.",
+        "Log entries pushed to listeners; never grows on a leader.",
         counters.feed_entries,
     );
     page.counter(
-        "snapshots_served_total",
-        "Snapshots sent to listeners.",
-        counters.snapshots.served(),
+        "feed_cpu_seconds_total",
+        "Processor time spent on feeding listeners, sampled; never grows on a leader.",
+        seconds(counters.feed_cpu),
     );
-    page.counter(
-        "snapshots_received_total",
-        "Snapshots received.",
-        counters.snapshots.received(),
-    );
-    page.counter(
+    page.counters_by_reason(
         "upstream_moves_total",
-        "Times this listener found a new upstream.",
-        counters.moves,
+        "Times this listener found a new upstream, by why it looked for one.",
+        &counters.moves,
     );
     page.counter(
         "fed_again_total",
@@ -151,10 +149,130 @@ fn node_metrics(replica: &Replica, page: &mut Page) {
         "The last of these.",
         counters.unfed_last_us,
     );
-    page.counter(
+    page.counters_by_reason(
         "listeners_left_total",
-        "Listeners that left this node or were kicked.",
-        counters.listeners_left,
+        "Listeners that this node let go, by why.",
+        &counters.listeners_left,
+    );
+    page.counters_by_reason(
+        "listeners_kicked_total",
+        "Listeners that this node kicked off, by why.",
+        &counters.kicks,
+    );
+    page.counters_by_reason(
+        "listeners_refused_total",
+        "Registrations that this node refused, by why.",
+        &counters.refusals,
+    );
+}
+
+fn snapshot_metrics(replica: &Replica, page: &mut Page) {
+    let snapshots = replica.node.counters().snapshots;
+    page.counter(
+        "snapshots_made_total",
+        "Snapshots read from the state to be sent, to one receiver or to many.",
+        snapshots.made,
+    );
+    let served = [
+        ("behind", snapshots.served_behind),
+        ("new", snapshots.served_new),
+    ];
+    page.family(
+        "snapshots_served_total",
+        "counter",
+        "Snapshots begun to be sent to listeners, by why they need one; never grows on a leader.",
+        "reason",
+        served.into_iter(),
+    );
+    page.counter(
+        "snapshots_pushed_total",
+        "Snapshots that this node, as leader, began to push to voters.",
+        snapshots.pushed,
+    );
+    let received = [
+        ("behind", snapshots.received_behind),
+        ("new", snapshots.received_new),
+        ("pushed", snapshots.received_pushed),
+    ];
+    page.family(
+        "snapshots_received_total",
+        "counter",
+        "Snapshots received completely, by why this node needed one; pushed ones come from the leader.",
+        "reason",
+        received.into_iter(),
+    );
+    page.counter(
+        "snapshot_served_bytes_total",
+        "Bytes of snapshots sent to listeners; never grows on a leader.",
+        snapshots.served_bytes,
+    );
+    page.counter(
+        "snapshot_pushed_bytes_total",
+        "Bytes of snapshots pushed to voters.",
+        snapshots.pushed_bytes,
+    );
+    page.counter(
+        "snapshot_received_bytes_total",
+        "Bytes of snapshots received.",
+        snapshots.received_bytes,
+    );
+    page.counter(
+        "snapshot_resumed_bytes_total",
+        "Bytes of snapshots that were here already and need not be sent again.",
+        snapshots.resumed_bytes,
+    );
+    page.counter(
+        "snapshot_damaged_chunks_total",
+        "Chunks of snapshots that arrived damaged and were asked for again.",
+        snapshots.damaged_chunks,
+    );
+}
+
+fn edge_metrics(replica: &Replica, page: &mut Page) {
+    if let Some(lag) = replica.node.upstream_lag() {
+        page.gauge(
+            "upstream_lag_entries",
+            "Committed entries that this listener's upstream has and it has not; absent without an upstream, as the next two.",
+            lag.entries,
+        );
+        page.gauge(
+            "upstream_lag_bytes",
+            "About how many bytes they have.",
+            lag.bytes,
+        );
+        page.gauge(
+            "upstream_lag_seconds",
+            "For how long it has not had all that its upstream has.",
+            seconds(lag.time),
+        );
+    }
+    let lags = replica.node.downstream_lags();
+    let mut lag = |name, help, value: fn(&EdgeLag) -> String| {
+        let samples = lags.iter().map(|lag| (lag.peer.to_string(), value(lag)));
+        page.family(name, "gauge", help, "downstream", samples);
+    };
+    lag(
+        "downstream_lag_entries",
+        "Committed entries that a listener fed by this node has not got yet, by the listener's id.",
+        |lag| lag.entries.to_string(),
+    );
+    lag(
+        "downstream_lag_bytes",
+        "About how many bytes they have.",
+        |lag| lag.bytes.to_string(),
+    );
+    lag(
+        "downstream_lag_seconds",
+        "How long the oldest of them has been known committed here.",
+        |lag| seconds(lag.time),
+    );
+    let connections = replica.node.peer_connections().into_iter();
+    page.family(
+        "peer_connections",
+        "gauge",
+        "Open connections that other nodes made to this one, by what they are for.",
+        "purpose",
+        connections,
     );
 }
 
@@ -238,26 +356,53 @@ fn unsigned(revision: i64) -> u64 {
     revision.max(0).unsigned_abs()
 }
 
+/// A time as Prometheus wants it, to the microsecond.
+fn seconds(time: Duration) -> String {
+    format!("{}.{:06}", time.as_secs(), time.subsec_micros())
+}
+
 #[derive(Default)]
 struct Page {
     text: String,
 }
 
+// Writing to a string cannot fail.
 impl Page {
-    fn gauge(&mut self, name: &str, help: &str, value: u64) {
-        self.metric(name, "gauge", help, value);
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "gauge", help);
+        let _ = writeln!(self.text, "eaves_{name} {value}");
     }
 
     /// Something that only grows until the process restarts; its name ends in `_total`.
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.metric(name, "counter", help, value);
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "counter", help);
+        let _ = writeln!(self.text, "eaves_{name} {value}");
     }
 
-    fn metric(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        // Writing to a string cannot fail.
-        let _ = write!(
+    /// One counter for each reason that has occurred.
+    fn counters_by_reason(&mut self, name: &str, help: &str, counts: &ByReason) {
+        self.family(name, "counter", help, "reason", counts.iter());
+    }
+
+    /// One metric for each value of a label. Labels are names of our own or numbers, in which nothing needs escaping.
+    fn family<L: Display, V: Display>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        label: &str,
+        samples: impl Iterator<Item = (L, V)>,
+    ) {
+        self.head(name, kind, help);
+        for (of, value) in samples {
+            let _ = writeln!(self.text, "eaves_{name}{{{label}=\"{of}\"}} {value}");
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(
             self.text,
-            "# HELP eaves_{name} {help}\n# TYPE eaves_{name} {kind}\neaves_{name} {value}\n"
+            "# HELP eaves_{name} {help}\n# TYPE eaves_{name} {kind}"
         );
     }
 }

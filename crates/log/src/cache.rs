@@ -82,6 +82,31 @@ impl Cache {
         frames
     }
 
+    /// The bytes of the entries from `from` up to and including `to` that are here, and how many of them are not.
+    ///
+    /// Adds up whichever is less, these entries or all others, so that it is quick where it is asked often: near the end.
+    pub fn entry_bytes(&self, from: u64, to: u64) -> (u64, u64) {
+        let end = self.first + self.slots.len() as u64;
+        let (start, stop) = (from.max(self.first), to.saturating_add(1).min(end));
+        let asked = to.saturating_add(1).saturating_sub(from);
+        if start >= stop {
+            return (0, asked);
+        }
+        let (start, stop) = ((start - self.first) as usize, (stop - self.first) as usize);
+        let sum = |from: usize, to: usize| -> u64 {
+            let slots = self.slots.range(from..to);
+            slots.map(|slot| slot.frame.as_bytes().len() as u64).sum()
+        };
+        let bytes = match stop - start <= self.slots.len() / 2 {
+            true => sum(start, stop),
+            false => {
+                let all = self.bytes - self.slots.len() * SLOT_OVERHEAD_BYTES;
+                all as u64 - sum(0, start) - sum(stop, self.slots.len())
+            }
+        };
+        (bytes, asked - (stop - start) as u64)
+    }
+
     /// Forgets the entries from `next` on. If that is before the first here, the cache is empty and continues at `next`.
     pub fn cut(&mut self, next: u64) {
         while self.slots.len() as u64 > next.saturating_sub(self.first) {
@@ -110,5 +135,36 @@ impl Cache {
     /// Forgets entries below `below`, whatever they weigh.
     pub fn forget_before(&mut self, below: u64) {
         self.evict(below, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kind, LogId};
+
+    #[test]
+    fn bytes_of_entries_are_those_of_their_frames() {
+        let mut cache = Cache::new(10);
+        let mut lengths = Vec::new();
+        for index in 10..30u64 {
+            let payload = vec![0; index as usize * 7];
+            let frame = Frame::encode(LogId::new(1, index), Kind::Normal, &payload);
+            lengths.push(frame.as_bytes().len() as u64);
+            let chain = Chain::START;
+            cache.push(Slot { frame, chain });
+        }
+        for from in 5..35u64 {
+            for to in from..35 {
+                let here = (from..=to).filter(|index| (10..30).contains(index));
+                let bytes = here.clone().map(|index| lengths[index as usize - 10]).sum();
+                let others = to + 1 - from - here.count() as u64;
+                assert_eq!(
+                    cache.entry_bytes(from, to),
+                    (bytes, others),
+                    "{from} to {to}"
+                );
+            }
+        }
     }
 }

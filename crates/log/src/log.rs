@@ -407,6 +407,18 @@ impl Log {
             .collect())
     }
 
+    /// About how many bytes the entries from `from` up to and including `to` have. Exact for those in the tail cache; all others, be
+    /// they older or not here yet, are taken to be as large as those flushed so far on average.
+    pub fn entry_bytes(&self, from: u64, to: u64) -> u64 {
+        let state = self.shared.lock();
+        let (cached_bytes, others) = state.cache.entry_bytes(from, to);
+        let average = state
+            .stats
+            .flushed_bytes
+            .checked_div(state.stats.flushed_entries);
+        cached_bytes + others * average.unwrap_or(0)
+    }
+
     /// Whether [`Log::read`] and its kin find `index` without touching the disk.
     pub fn is_cached(&self, index: u64) -> bool {
         self.shared.lock().cache.get(index).is_some()

@@ -23,6 +23,7 @@
 //! Both directions carry `Session` messages (heartbeats, kicks) between these.
 
 use crate::core::Core;
+use crate::edges::Edge;
 use crate::links::{LinkCommand, WINDOW_BYTES, channel, obey, overdue, session};
 use crate::message::{
     Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Start,
@@ -35,7 +36,7 @@ use eaves_log::{Chain, ReadError};
 use eaves_tree::{LinkId, LogEnd, LogPosition, LogVerdict, Register};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncWrite;
 use tokio::sync::{mpsc, watch};
 
@@ -50,6 +51,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let register: RegisterBytes = reader.expect().await?.expect(Kind::Register)?;
     let register = Register::try_from(register).map_err(|error| garbage(error.to_string()))?;
+    let listener = register.listener.id.0;
     let link = LinkId::Down(core.next_link.fetch_add(1, Ordering::Relaxed));
     let (sender, commands) = channel();
     let (heard, end) = (sender.heard.clone(), sender.end.clone());
@@ -66,13 +68,19 @@ pub(crate) async fn serve(
     let feed = Feed {
         core: core.clone(),
         asked: watch::Sender::new(None),
-        acked_end: AtomicU64::new(0),
+        listener,
+        edge: Arc::default(),
     };
-    let ended = tokio::select! {
-        read = feed.read(link, &heard, reader) => read,
-        wrote = feed.write(writer, commands) => wrote,
-        overdue = overdue(&end) => overdue,
+    let both_ways = async {
+        tokio::select! {
+            read = feed.read(link, &heard, reader) => read,
+            wrote = feed.write(writer, commands) => wrote,
+            overdue = overdue(&end) => overdue,
+        }
     };
+    // Who is refused costs a question's worth and is not fed: only the fed count (B18).
+    let ended = core.feed_cpu.run(|| feed.edge.is_fed(), both_ways).await;
+    core.edges.set_fed(listener, &feed.edge, false);
     core.tree.tell(Input::Closed { link });
     ended
 }
@@ -116,7 +124,8 @@ struct Feed {
     core: Arc<Core>,
     /// What the listener asked for last.
     asked: watch::Sender<Option<FeedFrom>>,
-    acked_end: AtomicU64,
+    listener: u64,
+    edge: Arc<Edge>,
 }
 
 /// Where the appender stands with one listener.
@@ -145,10 +154,9 @@ impl Feed {
                     message: session(&packet)?,
                 }),
                 Kind::FeedFrom => drop(self.asked.send_replace(Some(packet.head()?))),
-                Kind::Position => self.acked_end.store(
-                    packet.head::<PositionHead>()?.received_end,
-                    Ordering::Relaxed,
-                ),
+                Kind::Position => self
+                    .edge
+                    .received(packet.head::<PositionHead>()?.received_end),
                 kind => return Err(garbage(format!("a {kind:?} packet from a listener"))),
             }
             // Acknowledgements open the window.
@@ -171,7 +179,7 @@ impl Feed {
             if allowed && self.advance(&mut writer, &mut stage, &mut window).await? {
                 // More waits, but commands go first.
                 while let Ok(command) = commands.try_recv() {
-                    if !obey(&mut writer, command, &mut allowed).await? {
+                    if !self.obey(&mut writer, command, &mut allowed).await? {
                         return Ok(());
                     }
                 }
@@ -180,13 +188,25 @@ impl Feed {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(command) => if !obey(&mut writer, command, &mut allowed).await? { return Ok(()) },
+                    Some(command) => if !self.obey(&mut writer, command, &mut allowed).await? { return Ok(()) },
                     None => return Ok(()),
                 },
                 _ = asked.changed() => if let Some(from) = self.asked_now() { stage = Stage::Comparing(from) },
                 _ = committed.changed(), if allowed => {}
             }
         }
+    }
+
+    async fn obey(
+        &self,
+        writer: &mut (dyn AsyncWrite + Send + Unpin),
+        command: LinkCommand,
+        allowed: &mut bool,
+    ) -> io::Result<bool> {
+        let goes_on = obey(writer, command, allowed).await?;
+        let edges = &self.core.edges;
+        edges.set_fed(self.listener, &self.edge, *allowed);
+        Ok(goes_on)
     }
 
     /// Takes what the listener asked for, once.
@@ -212,10 +232,10 @@ impl Feed {
                 let Some(start) = self.compare(from).await? else {
                     return Ok(false);
                 };
+                let next = from.last.map_or(0, |id| id.index + 1);
+                self.edge.received(next);
                 *stage = match start {
-                    Start::Entries(_) => Stage::Pushing {
-                        next: from.last.map_or(0, |id| id.index + 1),
-                    },
+                    Start::Entries(_) => Stage::Pushing { next },
                     Start::NeedSnapshot(_) | Start::Mismatch(_) => Stage::Idle,
                 };
                 *window = Window::default();
@@ -229,7 +249,7 @@ impl Feed {
                 Ok(true)
             }
             Stage::Pushing { next } => {
-                window.acknowledge(self.acked_end.load(Ordering::Relaxed));
+                window.acknowledge(self.edge.received_end());
                 let Some(committed) = self.core.committed.get().filter(|id| id.index >= next)
                 else {
                     return Ok(false);
@@ -266,7 +286,11 @@ impl Feed {
                     .iter()
                     .map(|frame| frame.as_bytes().clone())
                     .collect();
-                write_packet(writer, Kind::Entries, &EntriesHead { first: next }, &pieces).await?;
+                let head = EntriesHead {
+                    first: next,
+                    committed_end: committed.index + 1,
+                };
+                write_packet(writer, Kind::Entries, &head, &pieces).await?;
                 Ok(true)
             }
         }

@@ -6,6 +6,8 @@
 use crate::applier::Applier;
 use crate::committed::Committed;
 use crate::config::Config;
+use crate::cpu::CpuMeter;
+use crate::edges::Edges;
 use crate::error::{ReadError, WriteError};
 use crate::flusher::Flusher;
 use crate::intake::Following;
@@ -13,6 +15,7 @@ use crate::keeper::Keeper;
 use crate::member::{Member, Membership};
 use crate::message::{Call, ForwardCall, Purpose, Reason, Reject, Reply};
 use crate::peer::client::{CallError, Peers};
+use crate::peer::connections::Connections;
 use crate::raft::{Consensus, VoterView};
 use crate::reads::Reads;
 use crate::recover::Origin;
@@ -79,6 +82,12 @@ pub(crate) struct Core {
     pub following: Following,
     /// The time without an upstream that a listener is in.
     pub unfed: Unfed,
+    /// The listeners that are fed, and how far each is.
+    pub edges: Edges,
+    /// Processor time spent on them (B18).
+    pub feed_cpu: CpuMeter,
+    /// Open connections that peers made to this node, by purpose.
+    pub connections: Connections,
     /// Numbers the connections from downstreams.
     pub next_link: AtomicU64,
     /// Snapshots, sent and received.

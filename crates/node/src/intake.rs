@@ -5,7 +5,7 @@
 
 use crate::core::Core;
 use crate::links::{LinkCommand, WINDOW_BYTES, obey, overdue, session};
-use crate::message::{FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
+use crate::message::{EntriesHead, FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
 use crate::peer::client::Greeted;
 use crate::position::LogIdBytes;
 use crate::snapshot::{self, Incoming};
@@ -16,15 +16,20 @@ use crate::tree_wire::RegisterBytes;
 use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
 use bytes::Bytes;
 use eaves_log::{Base, Frame};
-use eaves_tree::{Address, LinkId, Register};
+use eaves_tree::{Address, LinkId, LogPosition, Message, Register};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 /// A listener acknowledges when it took in this much.
 const ACK_BYTES: u64 = WINDOW_BYTES / 8;
+
+/// It acknowledges what it took in no later than this, however little, so that its upstream knows its lag (B15).
+pub(crate) const ACK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Entries that wait for this listener's disk beyond this are not acknowledged.
 const UNFLUSHED_MAX_BYTES: u64 = 2 * WINDOW_BYTES;
@@ -38,11 +43,42 @@ struct Followed {
     link: Option<LinkId>,
     /// Whether a snapshot is being installed: nobody may append meanwhile.
     installing: bool,
+    /// One past the last index that the upstream said is committed.
+    told_end: u64,
+    /// Since when this node has not had all of that.
+    behind_since: Option<Instant>,
 }
 
 impl Following {
     pub fn set(&self, link: Option<LinkId>) {
-        self.0.lock().unwrap().link = link;
+        let mut followed = self.0.lock().unwrap();
+        *followed = Followed {
+            link,
+            installing: followed.installing,
+            ..Followed::default()
+        };
+    }
+
+    /// Up to where the upstream said the log is committed, one past it, and since when this node lacks some of that. `None` without an
+    /// upstream.
+    pub fn told(&self) -> Option<(u64, Option<Instant>)> {
+        let followed = self.0.lock().unwrap();
+        followed
+            .link
+            .map(|_| (followed.told_end, followed.behind_since))
+    }
+
+    /// The upstream on `link` says that all below `told_end` is committed; this node has all below `own_end`.
+    fn heard(&self, link: LinkId, told_end: u64, own_end: u64) {
+        let mut followed = self.0.lock().unwrap();
+        if followed.link != Some(link) {
+            return;
+        }
+        followed.told_end = followed.told_end.max(told_end);
+        match followed.told_end > own_end {
+            true => drop(followed.behind_since.get_or_insert_with(Instant::now)),
+            false => followed.behind_since = None,
+        }
     }
 
     pub fn unset(&self, link: LinkId) {
@@ -130,6 +166,7 @@ async fn try_follow(
         address: to.as_str().to_string(),
         say,
         unacked_bytes: AtomicU64::new(0),
+        took_some: Notify::new(),
     };
     tokio::select! {
         read = intake.read(&sender.heard, reader) => read,
@@ -146,6 +183,8 @@ struct Intake {
     /// What the reading half wants said.
     say: mpsc::UnboundedSender<Say>,
     unacked_bytes: AtomicU64,
+    /// Tells the writing half that there is something to acknowledge.
+    took_some: Notify,
 }
 
 enum Say {
@@ -173,10 +212,7 @@ impl Intake {
             let Some(packet) = packet else { return Ok(()) };
             heard.store(true, Ordering::Relaxed);
             match packet.kind {
-                Kind::Session => self.core.tree.tell(Input::Session {
-                    link: self.link,
-                    message: session(&packet)?,
-                }),
+                Kind::Session => self.pass_on(session(&packet)?),
                 Kind::Entries => self.take(packet)?,
                 Kind::FeedStart => match packet.head::<FeedStart>()?.start {
                     Some(Start::Entries(_)) => self.fed(),
@@ -200,6 +236,24 @@ impl Intake {
         }
     }
 
+    /// Passes a message of the protocol on to it. A heartbeat says, too, how far the upstream is.
+    fn pass_on(&self, message: Message) {
+        if let Message::Heartbeat(heartbeat) = &message {
+            let none = heartbeat.committed == LogPosition::default();
+            let told_end = heartbeat.committed.index + u64::from(!none);
+            let following = &self.core.following;
+            following.heard(self.link, told_end, self.own_end());
+        }
+        let link = self.link;
+        self.core.tree.tell(Input::Session { link, message });
+    }
+
+    /// One past the last index this node holds.
+    fn own_end(&self) -> u64 {
+        let last = self.core.flusher.log().last_id();
+        last.map_or(0, |id| id.index + 1)
+    }
+
     async fn write(
         &self,
         mut writer: Box<dyn AsyncWrite + Send + Unpin>,
@@ -207,6 +261,7 @@ impl Intake {
         mut said: mpsc::UnboundedReceiver<Say>,
     ) -> io::Result<()> {
         let mut durable_end = self.core.flusher.durable_end();
+        let mut acknowledge_at = None;
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -215,7 +270,13 @@ impl Intake {
                     None => return Ok(()),
                 },
                 Some(say) = said.recv() => self.say(&mut writer, say).await?,
-                Ok(()) = durable_end.changed() => self.acknowledge(),
+                () = self.took_some.notified() => acknowledge_at = Some(Instant::now() + ACK_INTERVAL),
+                () = sleep_until(acknowledge_at) => {
+                    // Not while the disk is far behind: then the window closes.
+                    let acknowledged = self.acknowledge(1);
+                    acknowledge_at = (!acknowledged).then(|| Instant::now() + ACK_INTERVAL);
+                }
+                Ok(()) = durable_end.changed() => drop(self.acknowledge(ACK_BYTES)),
             }
         }
     }
@@ -231,7 +292,7 @@ impl Intake {
                 write_packet(writer, Kind::FeedFrom, &from, &[]).await
             }
             Say::Position => {
-                let received_end = log.last_id().map_or(0, |id| id.index + 1);
+                let received_end = self.own_end();
                 let applied_end = self
                     .core
                     .applier
@@ -254,6 +315,7 @@ impl Intake {
 
     /// Takes a batch of entries: verified, appended, known committed, and so on its way down before it is flushed (B11).
     fn take(&self, packet: Packet) -> io::Result<()> {
+        let head: EntriesHead = packet.head()?;
         let bytes = packet.tail.len() as u64;
         let frames = frames(packet.tail)?;
         let taken = self.core.following.with(self.link, || {
@@ -269,8 +331,12 @@ impl Intake {
             return Ok(());
         }
         self.core.keeper.flush_soon();
-        self.unacked_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.acknowledge();
+        let following = &self.core.following;
+        following.heard(self.link, head.committed_end, self.own_end());
+        if self.unacked_bytes.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.took_some.notify_one();
+        }
+        self.acknowledge(ACK_BYTES);
         Ok(())
     }
 
@@ -292,16 +358,16 @@ impl Intake {
         });
     }
 
-    /// Acknowledges when enough came in, unless this node's disk is far behind: then the upstream's window closes, and with it the
-    /// memory that entries without a place on disk take (B10).
-    fn acknowledge(&self) {
+    /// Acknowledges if at least `bytes` came in, unless this node's disk is far behind: then the upstream's window closes, and with it
+    /// the memory that entries without a place on disk take (B10). Whether nothing is left to acknowledge.
+    fn acknowledge(&self, bytes: u64) -> bool {
+        let unacked_bytes = self.unacked_bytes.load(Ordering::Relaxed);
         let waiting_bytes = self.core.flusher.log().stats().waiting_bytes;
-        if self.unacked_bytes.load(Ordering::Relaxed) >= ACK_BYTES
-            && waiting_bytes <= UNFLUSHED_MAX_BYTES
-        {
+        if unacked_bytes >= bytes && waiting_bytes <= UNFLUSHED_MAX_BYTES {
             self.unacked_bytes.store(0, Ordering::Relaxed);
             let _ = self.say.send(Say::Position);
         }
+        self.unacked_bytes.load(Ordering::Relaxed) == 0
     }
 
     /// The logs differ: nothing may be overwritten, an administrator must look (B12).
@@ -315,6 +381,14 @@ impl Intake {
         tracing::error!("{text}");
         let _ = self.core.events.send(NodeEvent::Tree(text.clone()));
         io::Error::other(text)
+    }
+}
+
+/// Never, without a time.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,9 @@ mod applier;
 mod committed;
 mod config;
 mod core;
+mod cpu;
 mod describe;
+mod edges;
 mod error;
 mod explain;
 mod flusher;
@@ -54,8 +56,8 @@ pub use roles::{RoleChange, RoleChangeError};
 pub use small_state::{SmallMachine, SmallState};
 pub use state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
 pub use status::{
-    Counters, Missing, NodeEvent, Positions, Role, SnapshotCounters, SnapshotProgress, Status,
-    TreePicture, TreeRow,
+    ByReason, Counters, EdgeLag, Missing, NodeEvent, Positions, Role, SnapshotCounters,
+    SnapshotProgress, Status, TreePicture, TreeRow,
 };
 pub use steer::{Account, Candidate, Drain, LastChoice, Steered, Steering};
 pub use steps::{Step, StepObserver};

@@ -43,6 +43,20 @@ pub(crate) enum Purpose {
     Snapshot = 5,
 }
 
+impl Purpose {
+    /// Its name, for people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Purpose::Unknown => "unknown",
+            Purpose::Control => "control",
+            Purpose::Forward => "forward",
+            Purpose::Append => "append",
+            Purpose::Feed => "feed",
+            Purpose::Snapshot => "snapshot",
+        }
+    }
+}
+
 /// The answer to [`Hello`], when welcome.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Welcome {
@@ -410,6 +424,9 @@ pub(crate) struct EntriesHead {
     /// The index of the first frame.
     #[prost(uint64, tag = "1")]
     pub first: u64,
+    /// One past the last index that the upstream knows committed: how much is still to come.
+    #[prost(uint64, tag = "2")]
+    pub committed_end: u64,
 }
 
 /// A listener says how far it came, for flow control (B10) and for people (B15).

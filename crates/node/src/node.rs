@@ -8,13 +8,16 @@
 use crate::committed::Committed;
 use crate::config::Config;
 use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
+use crate::cpu::CpuMeter;
 use crate::describe;
+use crate::edges::{self, Edges};
 use crate::error::{ReadError, StartError, WriteError};
 use crate::intake::Following;
 use crate::keeper::Keeper;
 use crate::member::Member;
 use crate::opening;
 use crate::peer::client::{Me, Peers};
+use crate::peer::connections::Connections;
 use crate::peer::server;
 use crate::reads::{self, Reads};
 use crate::recover::Origin;
@@ -22,7 +25,7 @@ use crate::roles::{self, Changes, RoleChange, RoleChangeError, Tenure};
 use crate::snapshot::Snapshots;
 use crate::state_machine::StateMachine;
 use crate::status::{
-    Counters, NodeEvent, Positions, Role, SnapshotProgress, Status, TreePicture, TreeRow,
+    Counters, EdgeLag, NodeEvent, Positions, Role, SnapshotProgress, Status, TreePicture, TreeRow,
 };
 use crate::steer::Steering;
 use crate::tree_loop::TreeHandle;
@@ -108,6 +111,9 @@ impl Node {
             reads: Reads::default(),
             following: Following::default(),
             unfed: Unfed::default(),
+            edges: Edges::default(),
+            feed_cpu: CpuMeter::default(),
+            connections: Connections::default(),
             next_link: AtomicU64::new(1),
             snapshots,
             apply_turn: tokio::sync::Mutex::default(),
@@ -235,7 +241,25 @@ impl Node {
 
     /// This node's counters.
     pub fn counters(&self) -> Counters {
-        *self.core.counters.lock().unwrap()
+        Counters {
+            feed_cpu: self.core.feed_cpu.spent(),
+            ..self.core.counters.lock().unwrap().clone()
+        }
+    }
+
+    /// How far each listener that this node feeds is behind it, as it said last (B15). At most as many as the node's capacity.
+    pub fn downstream_lags(&self) -> Vec<EdgeLag> {
+        edges::downstream_lags(&self.core)
+    }
+
+    /// How far this listener is behind its upstream; `None` without one.
+    pub fn upstream_lag(&self) -> Option<EdgeLag> {
+        edges::upstream_lag(&self.core)
+    }
+
+    /// How many connections from peers are open, by what they are for.
+    pub fn peer_connections(&self) -> Vec<(&'static str, u64)> {
+        self.core.connections.counts()
     }
 
     /// The log's counters.

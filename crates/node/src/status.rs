@@ -1,6 +1,7 @@
 //! What a node says about itself.
 
 use crate::member::Member;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a node is right now. A value, not a type: it may change while the node runs.
@@ -181,7 +182,7 @@ pub enum NodeEvent {
 }
 
 /// Plain counters of one node; the edge turns them into whatever is scraped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Commands proposed through this node.
     pub writes: u64,
@@ -199,12 +200,14 @@ pub struct Counters {
     pub read_index_rounds: u64,
     /// Bytes of entries pushed to listeners (B18: stays 0 on a leader).
     pub feed_bytes: u64,
-    /// Entries pushed to listeners.
+    /// Entries pushed to listeners (B18).
     pub feed_entries: u64,
+    /// Processor time spent on feeding listeners (B18: stays zero on a leader), sampled; what is read for them from disk is left out.
+    pub feed_cpu: Duration,
     /// Snapshots sent and received (B9).
     pub snapshots: SnapshotCounters,
-    /// Times this listener found a new upstream.
-    pub moves: u64,
+    /// Times this listener found a new upstream, by why it looked for one.
+    pub moves: ByReason,
     /// Times this listener was fed again after it had lost its upstream.
     pub fed_again: u64,
     /// Microseconds between the loss of an upstream and being fed again: all of them together, the longest, and the last.
@@ -213,8 +216,51 @@ pub struct Counters {
     pub unfed_max_us: u64,
     /// See [`Counters::unfed_us`].
     pub unfed_last_us: u64,
-    /// Listeners that left or were kicked.
-    pub listeners_left: u64,
+    /// Listeners that this node let go, by why.
+    pub listeners_left: ByReason,
+    /// Those of them that it kicked off, by why (S10, S11, S12).
+    pub kicks: ByReason,
+    /// Listeners that it refused, by why (S9).
+    pub refusals: ByReason,
+}
+
+/// A counter for each reason that has occurred. Reasons are few, and their names stable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByReason(BTreeMap<&'static str, u64>);
+
+impl ByReason {
+    /// Counts one more.
+    pub fn add(&mut self, reason: &'static str) {
+        *self.0.entry(reason).or_default() += 1;
+    }
+
+    /// How often this reason has occurred.
+    pub fn get(&self, reason: &str) -> u64 {
+        self.0.get(reason).copied().unwrap_or(0)
+    }
+
+    /// All reasons together.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Each reason that has occurred, with its count, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(reason, count)| (*reason, *count))
+    }
+}
+
+/// How far the receiving end of an edge of the tree is behind the feeding end (B15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EdgeLag {
+    /// The node at the other end.
+    pub peer: u64,
+    /// Entries that the feeding end knows committed and the receiving end has not got.
+    pub entries: u64,
+    /// Their bytes; entries that are not in this node's tail cache are taken to be of average size.
+    pub bytes: u64,
+    /// How long the oldest of them has been known committed; zero when there is none.
+    pub time: Duration,
 }
 
 /// What became of snapshots on one node (B9), by reason.

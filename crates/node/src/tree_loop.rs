@@ -564,7 +564,13 @@ impl Run {
                     receiver,
                 ));
             }
-            Output::Send { link, message } => self.command(link, LinkCommand::Send(message)),
+            Output::Send { link, message } => {
+                if let Message::Refuse(refuse) = &message {
+                    let reason = refuse.reason.name();
+                    self.core.count(|counters| counters.refusals.add(reason));
+                }
+                self.command(link, LinkCommand::Send(message));
+            }
             Output::StartFeeding { link, .. } => self.command(link, LinkCommand::Feed(true)),
             Output::StopFeeding { link } => self.command(link, LinkCommand::Feed(false)),
             Output::StartFollowing { link, .. } => {
@@ -636,9 +642,14 @@ impl Run {
     fn event(&mut self, event: Event) {
         self.note_former(&event);
         match event {
-            Event::Moved { .. } => self.core.count(|counters| counters.moves += 1),
             Event::Lost { .. } => self.core.unfed.begin(),
-            Event::Left { .. } => self.core.count(|counters| counters.listeners_left += 1),
+            Event::Moved { why, .. } => self.core.count(|counters| counters.moves.add(why.name())),
+            Event::Left { why, .. } => self.core.count(|counters| {
+                counters.listeners_left.add(why.name());
+                if let Left::Kicked(reason) = why {
+                    counters.kicks.add(reason.name());
+                }
+            }),
             _ => {}
         }
         match event {

@@ -117,6 +117,7 @@ mod freshness;
 mod ids;
 mod message;
 mod mutation;
+mod names;
 mod node;
 mod order;
 mod output;

@@ -58,20 +58,55 @@ async fn metrics_are_prometheus_text() {
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     assert!(body.contains("\neaves_has_leader 1\n"), "{body}");
-    let mut names = std::collections::HashSet::new();
+    let mut samples = std::collections::HashSet::new();
     for line in body.lines().filter(|line| !line.starts_with('#')) {
-        let (name, value) = line
-            .split_once(' ')
+        let (sample, value) = line
+            .rsplit_once(' ')
             .unwrap_or_else(|| panic!("a sample, not {line:?}"));
-        assert!(names.insert(name.to_owned()), "{name} is there twice");
+        assert!(samples.insert(sample.to_owned()), "{sample} is there twice");
         value
-            .parse::<u64>()
+            .parse::<f64>()
             .unwrap_or_else(|_| panic!("a number, not {line:?}"));
+        let name = sample.split('{').next().unwrap();
         assert!(
             body.contains(&format!("# HELP {name} ")) && body.contains(&format!("# TYPE {name} ")),
             "{name}"
         );
     }
+}
+
+/// docs/metrics.md has a row for each metric, with the words that the metric itself has.
+#[tokio::test]
+async fn metrics_are_those_of_the_document() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let rows = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.starts_with("| `eaves_"));
+        lines.map(str::to_owned).collect()
+    };
+    let (everywhere, on_listeners) = document
+        .split_once("## On a listener that has an upstream")
+        .unwrap();
+    assert_eq!(rows(on_listeners).len(), 3);
+
+    let server = Server::start().await;
+    let page = request(&server, "GET", "/metrics").await;
+    let mut kinds = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let helps = page.lines().filter_map(|line| line.strip_prefix("# HELP "));
+    let served: Vec<String> = helps
+        .map(|line| {
+            let (name, help) = line.split_once(' ').unwrap();
+            let (of, kind) = kinds.next().unwrap().split_once(' ').unwrap();
+            assert_eq!(of, name);
+            format!("| `{name}` | {kind} | {help} |")
+        })
+        .collect();
+    assert_eq!(
+        rows(everywhere),
+        served,
+        "as it should be:\n{}",
+        served.join("\n")
+    );
 }
 
 #[tokio::test]

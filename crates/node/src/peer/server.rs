@@ -133,6 +133,8 @@ async fn serve(
     }
     core.hear(hello.from);
     reader.greeted();
+    let counted = core.clone();
+    let _open = counted.connections.open(hello.purpose());
     match hello.purpose() {
         Purpose::Control | Purpose::Forward => {
             answer_requests(core, hello.from, reader, writer).await
@@ -343,7 +345,8 @@ async fn serve_snapshot(
 ) -> io::Result<()> {
     let first = reader.expect().await?;
     if first.kind == Kind::SnapshotAsk {
-        return snapshot::serve(core, from, reader, writer, first.head()?).await;
+        let served = snapshot::serve(core.clone(), from, reader, writer, first.head()?);
+        return core.feed_cpu.run(|| true, served).await;
     }
     let offer = first.expect(Kind::SnapshotOffer)?;
     match core.consensus() {

@@ -405,10 +405,18 @@ impl Node {
     /// One of its metrics.
     pub fn metric(&self, name: &str) -> u64 {
         let page = page(self.client_port, "/metrics").expect("the page of metrics");
-        let start = format!("eaves_{name} ");
-        page.lines()
-            .find_map(|line| line.strip_prefix(&start)?.parse().ok())
-            .unwrap_or_else(|| panic!("no metric {name} in {page}"))
+        assert!(
+            page.contains(&format!("# TYPE eaves_{name} ")),
+            "no metric {name} in {page}"
+        );
+        let samples = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("eaves_{name}")))
+            .filter(|rest| rest.starts_with([' ', '{']))
+            .filter_map(|rest| rest.rsplit_once(' '));
+        samples
+            .map(|(_, value)| value.parse::<u64>().expect("a whole number"))
+            .sum()
     }
 }
 

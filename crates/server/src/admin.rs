@@ -1,13 +1,18 @@
 //! The admin service, `eaves.v1.Admin`: what the command line asks a node beyond the etcd v3 API.
 
+mod steering;
+
 use crate::role_change;
-use eaves::{Node, NodeEvent, Role, SnapshotProgress, TreeRow};
+use eaves::{Node, NodeEvent, Role, SnapshotProgress};
 use proto::admin_server::{Admin, AdminServer};
 use proto::{
-    ChangeRoleProgress, ChangeRoleRequest, Event, EventsRequest, StatusRequest, StatusResponse,
-    TreeNode, TreeRequest, TreeResponse,
+    AvoidRequest, ChangeRoleProgress, ChangeRoleRequest, DrainProgress, DrainRequest, Event,
+    EventsRequest, KickRequest, PinRequest, SetUpstreamsRequest, StatusRequest, StatusResponse,
+    SteerResponse, TreeRequest, UndrainRequest, WhatIfRequest, WhatIfResponse, WhyRequest,
+    WhyResponse,
 };
 use std::time::Duration;
+use steering::Pages;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -22,7 +27,7 @@ pub mod proto {
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin_descriptors.bin"));
 
 /// How long the tree is gathered when the request does not say, and at most.
-const DEFAULT_TREE_TIMEOUT: Duration = Duration::from_secs(2);
+const DEFAULT_TREE_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_TREE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What happens within this time is one event: a move is seen in the status and told in words, in either order.
 const EVENT_MOMENT: Duration = Duration::from_millis(50);
@@ -41,19 +46,89 @@ pub struct AdminService {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
-    async fn tree(&self, request: Request<TreeRequest>) -> Result<Response<TreeResponse>, Status> {
+    type TreeStream = Pages;
+
+    async fn tree(&self, request: Request<TreeRequest>) -> Result<Response<Pages>, Status> {
         let timeout = match request.into_inner().timeout_ms {
             0 => DEFAULT_TREE_TIMEOUT,
             milliseconds => Duration::from_millis(u64::from(milliseconds)).min(MAX_TREE_TIMEOUT),
         };
-        let nodes = self
-            .node
-            .tree(timeout)
-            .await
-            .into_iter()
-            .map(tree_node)
-            .collect();
-        Ok(Response::new(TreeResponse { nodes }))
+        let picture = self.node.survey(timeout).await;
+        Ok(Response::new(steering::pages(picture)))
+    }
+
+    async fn why(&self, request: Request<WhyRequest>) -> Result<Response<WhyResponse>, Status> {
+        let told = self.node.steer().why(&request.into_inner().node).await;
+        told.map(steering::why_response)
+            .map(Response::new)
+            .map_err(steering::status)
+    }
+
+    async fn what_if(
+        &self,
+        request: Request<WhatIfRequest>,
+    ) -> Result<Response<WhatIfResponse>, Status> {
+        let request = request.into_inner();
+        let forecast = self.node.steer().what_if_down(&request.node).await;
+        forecast
+            .map(steering::what_if_response)
+            .map(Response::new)
+            .map_err(steering::status)
+    }
+
+    async fn kick(&self, request: Request<KickRequest>) -> Result<Response<SteerResponse>, Status> {
+        let request = request.into_inner();
+        steering::steered(self.node.steer().kick(&request.listener).await)
+    }
+
+    async fn set_upstreams(
+        &self,
+        request: Request<SetUpstreamsRequest>,
+    ) -> Result<Response<SteerResponse>, Status> {
+        let SetUpstreamsRequest {
+            listener,
+            upstreams,
+        } = request.into_inner();
+        let steer = self.node.steer();
+        steering::steered(steer.set_upstreams(&listener, upstreams).await)
+    }
+
+    async fn pin(&self, request: Request<PinRequest>) -> Result<Response<SteerResponse>, Status> {
+        let PinRequest { listener, upstream } = request.into_inner();
+        let steer = self.node.steer();
+        steering::steered(steer.pin(&listener, upstream.as_deref()).await)
+    }
+
+    async fn avoid(
+        &self,
+        request: Request<AvoidRequest>,
+    ) -> Result<Response<SteerResponse>, Status> {
+        let AvoidRequest {
+            listener,
+            nodes,
+            off,
+        } = request.into_inner();
+        let nodes = (!nodes.is_empty()).then_some(&nodes[..]);
+        steering::steered(self.node.steer().avoid(&listener, nodes, !off).await)
+    }
+
+    type DrainStream = ReceiverStream<Result<DrainProgress, Status>>;
+
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<Self::DrainStream>, Status> {
+        let (sender, receiver) = mpsc::channel(1);
+        let drain = steering::drain(self.node.clone(), request.into_inner().node, sender);
+        tokio::spawn(drain);
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn undrain(
+        &self,
+        request: Request<UndrainRequest>,
+    ) -> Result<Response<SteerResponse>, Status> {
+        steering::steered(self.node.steer().undrain(&request.into_inner().node).await)
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -145,24 +220,6 @@ fn status_of(node: &Node) -> StatusResponse {
         upstream: status.upstream,
         depth: status.depth,
         snapshot: node.snapshot_progress().map(snapshot),
-    }
-}
-
-fn tree_node(row: TreeRow) -> TreeNode {
-    TreeNode {
-        id: row.id,
-        name: row.name,
-        role: role(row.role).into(),
-        client_url: row.client_url,
-        peer_url: row.peer_url,
-        upstream: row.upstream,
-        depth: row.depth,
-        zone: row.zone,
-        committed: row.committed,
-        applied: row.applied,
-        lag_entries: row.lag_entries,
-        registered: row.registered,
-        capacity: row.capacity,
     }
 }
 

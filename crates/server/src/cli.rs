@@ -1,7 +1,9 @@
 //! The command line as a whole: its commands, its log, and the runtime each command runs on.
 
 use crate::bench;
-use crate::commands::{del, get, listen, put, recover, roles, serve, status, tree, watch};
+use crate::commands::{
+    del, get, listen, put, recover, roles, serve, status, steer, tree, watch, what_if, why,
+};
 use crate::failure::{Failure, Outcome};
 use crate::up;
 use clap::{Parser, Subcommand};
@@ -42,6 +44,23 @@ pub enum Command {
     Recover(recover::RecoverArgs),
     /// Show the tree: who gets the log from whom, and how far behind each node is
     Tree(tree::TreeArgs),
+    /// Show why a node hangs where it hangs: the candidates of its last choice, and what became of each
+    Why(why::WhyArgs),
+    /// Predict where the downstreams of a node would go if it went down
+    WhatIf(what_if::WhatIfArgs),
+    /// Kick a listener off its upstream, so that it chooses again
+    Kick(steer::KickArgs),
+    /// Give a listener another list of upstream servers
+    #[command(subcommand)]
+    Upstream(steer::UpstreamCommand),
+    /// Pin a listener to an upstream
+    Pin(steer::PinArgs),
+    /// Have a listener never register with some nodes
+    Avoid(steer::AvoidArgs),
+    /// Have a node hand its listeners over and take no more
+    Drain(steer::DrainArgs),
+    /// Have a drained node take listeners again
+    Undrain(steer::UndrainArgs),
     /// Show the state of each of --endpoints
     Status(status::StatusArgs),
     /// Make a listener a voter
@@ -75,6 +94,14 @@ impl Cli {
             Command::Listen(args) => listen::run(&args),
             Command::Recover(args) => recover::run(&args),
             Command::Tree(args) => block_on(tree::run(args)),
+            Command::Why(args) => block_on(why::run(args)),
+            Command::WhatIf(args) => block_on(what_if::run(args)),
+            Command::Kick(args) => block_on(steer::kick(args)),
+            Command::Upstream(command) => block_on(steer::upstream(command)),
+            Command::Pin(args) => block_on(steer::pin(args)),
+            Command::Avoid(args) => block_on(steer::avoid(args)),
+            Command::Drain(args) => block_on(steer::drain(args)),
+            Command::Undrain(args) => block_on(steer::undrain(args)),
             Command::Status(args) => block_on(status::run(args)),
             Command::Promote(args) => block_on(roles::promote(args)),
             Command::Demote(args) => block_on(roles::demote(args)),

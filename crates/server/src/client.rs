@@ -54,6 +54,11 @@ impl Client {
         &self.addresses
     }
 
+    /// How long one answer is waited for.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// A client of one of the nodes alone.
     pub fn only(&self, address: &Address) -> Client {
         Client::of(vec![address.clone()], self.timeout)
@@ -203,7 +208,8 @@ fn advice(status: &Status, repeat: Repeat) -> &'static str {
         Code::Unavailable => "try again, or give --endpoints of more nodes",
         Code::DeadlineExceeded => "look at `eaves status`, or raise --command-timeout",
         Code::OutOfRange => "ask for another revision; `eaves status` shows the newest",
-        Code::InvalidArgument => "correct the request",
+        Code::InvalidArgument | Code::NotFound => "correct the request",
+        Code::FailedPrecondition => "nothing was done",
         Code::ResourceExhausted => "ask for less at a time, or more slowly",
         Code::Unimplemented => "this server does not offer it",
         Code::Unknown | Code::Internal => {

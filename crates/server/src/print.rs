@@ -11,6 +11,7 @@ use eaves_kv::proto::mvccpb::KeyValue;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::time::Duration;
 
 /// Buffered standard output. Call [`Output::flush`] at the end, and where a reader waits for what was written.
 pub struct Output {
@@ -63,6 +64,20 @@ impl Output {
     }
 }
 
+/// A span of time in its two largest units, as people say it.
+pub fn duration(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match seconds {
+        0 => format!("{} ms", span.as_millis()),
+        1..10 => format!("{:.1} s", span.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} m {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {minutes} m"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
 /// A response header as etcdctl prints it.
 pub fn header_json(header: Option<&ResponseHeader>) -> Value {
     let header = header.cloned().unwrap_or_default();
@@ -106,6 +121,22 @@ pub fn insert_pairs(object: &mut Map<String, Value>, name: &str, pairs: &[KeyVal
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_told_in_their_two_largest_units() {
+        let told = |milliseconds| duration(Duration::from_millis(milliseconds));
+        for (milliseconds, expected) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_250, "1.2 s"),
+            (59_999, "59 s"),
+            (61_000, "1 m 1 s"),
+            (3 * 3_600_000 + 59_000, "3 h 0 m"),
+            (100 * 3_600_000, "4 d 4 h"),
+        ] {
+            assert_eq!(told(milliseconds), expected);
+        }
+    }
 
     #[test]
     fn pairs_have_the_json_of_etcdctl() {

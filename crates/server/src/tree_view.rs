@@ -1,9 +1,11 @@
 //! The tree as people and programs see it: a picture in text, and rows of JSON.
 
 use crate::admin::proto;
+use crate::print::duration;
 use crate::table::{Align, layout};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// One node of the tree. The fields are those of `eaves tree --json`, a promise to scripts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +23,21 @@ pub struct Row {
     pub lag_entries: u64,
     pub registered: u32,
     pub capacity: u32,
+    pub age_ms: Option<u64>,
+    pub stale: bool,
+    pub fed_for_ms: Option<u64>,
+    pub draining: bool,
+    pub pin: Option<u64>,
+    pub avoids: Vec<u64>,
+    pub snapshot: Option<Snapshot>,
+}
+
+/// How far a snapshot on its way to a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    pub received_bytes: u64,
+    pub total_bytes: u64,
+    pub installing: bool,
 }
 
 /// A role by the name users know.
@@ -71,6 +88,17 @@ impl From<proto::TreeNode> for Row {
             lag_entries: node.lag_entries,
             registered: node.registered,
             capacity: node.capacity,
+            age_ms: node.age_ms,
+            stale: node.stale,
+            fed_for_ms: node.fed_for_ms,
+            draining: node.draining,
+            pin: node.pin,
+            avoids: node.avoids,
+            snapshot: node.snapshot.map(|snapshot| Snapshot {
+                received_bytes: snapshot.received_bytes,
+                total_bytes: snapshot.total_bytes,
+                installing: snapshot.installing,
+            }),
         }
     }
 }
@@ -106,13 +134,27 @@ pub fn draw(rows: &[Row]) -> Vec<String> {
         ("ROLE", Align::Left),
         ("DEPTH", Align::Right),
         ("LAG", Align::Right),
+        ("AGE", Align::Right),
         ("FEEDS", Align::Right),
+        ("FED FOR", Align::Right),
         ("CLIENT ADDRESS", Align::Left),
     ];
     if rows.iter().any(|row| !row.zone.is_empty()) {
         columns.push(("ZONE", Align::Left));
         for (line, row) in &mut drawing.lines {
             line.push(row.zone.clone());
+        }
+    }
+    let names: BTreeMap<u64, &str> = rows.iter().map(|row| (row.id, row.name.as_str())).collect();
+    let notes: Vec<String> = drawing
+        .lines
+        .iter()
+        .map(|(_, row)| notes(row, &names))
+        .collect();
+    if notes.iter().any(|notes| !notes.is_empty()) {
+        columns.push(("NOTES", Align::Left));
+        for ((line, _), notes) in drawing.lines.iter_mut().zip(notes) {
+            line.push(notes);
         }
     }
     let lines: Vec<Vec<String>> = drawing.lines.into_iter().map(|(line, _)| line).collect();
@@ -185,9 +227,58 @@ fn cells(row: &Row, before_name: &str) -> Vec<String> {
         row.role.name().to_string(),
         row.depth.map_or("-".to_string(), |depth| depth.to_string()),
         row.lag_entries.to_string(),
+        span(row.age_ms),
         feeds,
+        span(row.fed_for_ms),
         row.client_url.trim_start_matches("http://").to_string(),
     ]
+}
+
+fn span(milliseconds: Option<u64>) -> String {
+    let told = milliseconds.map(|milliseconds| duration(Duration::from_millis(milliseconds)));
+    told.unwrap_or_else(|| "-".into())
+}
+
+/// What is out of the ordinary with a node.
+fn notes(row: &Row, names: &BTreeMap<u64, &str>) -> String {
+    let name = |id: u64| match names.get(&id) {
+        Some(name) if !name.is_empty() => name.to_string(),
+        _ => id.to_string(),
+    };
+    let mut notes = Vec::new();
+    match row.upstream {
+        None if row.role == Role::Listener => notes.push("hangs nowhere".to_string()),
+        Some(upstream) if !names.contains_key(&upstream) => {
+            notes.push(format!("below node {upstream}, which is not seen"))
+        }
+        Some(_) if row.depth.is_none() => notes.push("detached".to_string()),
+        _ => {}
+    }
+    if let Some(snapshot) = row.snapshot {
+        notes.push(match (snapshot.installing, snapshot.total_bytes) {
+            (true, _) => "installs a snapshot".to_string(),
+            (false, 0) => "gets a snapshot".to_string(),
+            (false, total) => {
+                // Never 100 before all is there.
+                let percent = u128::from(snapshot.received_bytes) * 100 / u128::from(total);
+                format!("gets a snapshot, {percent} %")
+            }
+        });
+    }
+    if row.stale {
+        notes.push("has not heard of a leader for too long".to_string());
+    }
+    if row.draining {
+        notes.push("draining".to_string());
+    }
+    if let Some(pin) = row.pin {
+        notes.push(format!("pinned to {}", name(pin)));
+    }
+    if !row.avoids.is_empty() {
+        let avoided: Vec<String> = row.avoids.iter().map(|id| name(*id)).collect();
+        notes.push(format!("avoids {}", avoided.join(" ")));
+    }
+    notes.join(", ")
 }
 
 #[cfg(test)]
@@ -209,6 +300,13 @@ mod tests {
             lag_entries: 0,
             registered: 1,
             capacity: 2,
+            age_ms: Some(12),
+            stale: false,
+            fed_for_ms: upstream.map(|_| 61_000),
+            draining: false,
+            pin: None,
+            avoids: Vec::new(),
+            snapshot: None,
         }
     }
 
@@ -225,13 +323,13 @@ mod tests {
         assert_eq!(
             draw(&rows),
             [
-                "NODE      ROLE      DEPTH  LAG  FEEDS  CLIENT ADDRESS",
-                "v2        leader        0    0      -  127.0.0.1:2",
-                "v1        follower      0    0    1/2  127.0.0.1:1",
-                "├─ l1     listener      1    0    1/2  127.0.0.1:11",
-                "│  └─ l3  listener      2    0    1/2  127.0.0.1:31",
-                "└─ l2     listener      1    0    1/2  127.0.0.1:12",
-                "? l9      listener      -    0    1/2  127.0.0.1:13",
+                "NODE      ROLE      DEPTH  LAG    AGE  FEEDS  FED FOR  CLIENT ADDRESS  NOTES",
+                "v2        leader        0    0  12 ms      -        -  127.0.0.1:2",
+                "v1        follower      0    0  12 ms    1/2        -  127.0.0.1:1",
+                "├─ l1     listener      1    0  12 ms    1/2  1 m 1 s  127.0.0.1:11",
+                "│  └─ l3  listener      2    0  12 ms    1/2  1 m 1 s  127.0.0.1:31",
+                "└─ l2     listener      1    0  12 ms    1/2  1 m 1 s  127.0.0.1:12",
+                "? l9      listener      -    0  12 ms    1/2        -  127.0.0.1:13    hangs nowhere",
             ]
         );
     }
@@ -247,12 +345,68 @@ mod tests {
     }
 
     #[test]
+    fn what_is_out_of_the_ordinary_is_noted() {
+        let note = |change: &dyn Fn(&mut Row)| {
+            let mut listener = row(11, "l1", Role::Listener, Some(1), Some(1));
+            change(&mut listener);
+            notes(&listener, &BTreeMap::from([(1, "v1"), (2, "")]))
+        };
+        assert_eq!(note(&|_| {}), "");
+        assert_eq!(
+            note(&|row| row.upstream = Some(7)),
+            "below node 7, which is not seen"
+        );
+        assert_eq!(note(&|row| row.depth = None), "detached");
+        let steered = |row: &mut Row| {
+            row.draining = true;
+            row.pin = Some(1);
+            row.avoids = vec![2, 9];
+        };
+        assert_eq!(note(&steered), "draining, pinned to v1, avoids 2 9");
+        let snapshot = |received_bytes, total_bytes, installing| {
+            note(&|row| {
+                row.snapshot = Some(Snapshot {
+                    received_bytes,
+                    total_bytes,
+                    installing,
+                })
+            })
+        };
+        assert_eq!(snapshot(1, 0, false), "gets a snapshot");
+        assert_eq!(snapshot(999, 1000, false), "gets a snapshot, 99 %");
+        assert_eq!(snapshot(1000, 1000, true), "installs a snapshot");
+    }
+
+    #[test]
+    fn ten_thousand_rows_are_drawn_once_each() {
+        let mut rows = vec![row(1, "v1", Role::Leader, None, Some(0))];
+        rows.extend((2..4).map(|id| row(id, "v", Role::Follower, None, Some(0))));
+        rows.extend((4..10_001).map(|id| {
+            let upstream = 2 + (id - 4) / 32;
+            row(
+                id,
+                &format!("l{id}"),
+                Role::Listener,
+                Some(upstream),
+                Some(1),
+            )
+        }));
+        let lines = draw(&rows);
+        assert_eq!(lines.len(), 1 + rows.len());
+        for id in [4, 77, 9_999, 10_000] {
+            let name = format!(" l{id} ");
+            assert_eq!(lines.iter().filter(|line| line.contains(&name)).count(), 1);
+        }
+    }
+
+    #[test]
     fn the_json_has_the_promised_fields() {
         let mut detached = row(5, "l1", Role::Listener, None, None);
         detached.zone = "eu".into();
         let expected = r#"{"id":5,"name":"l1","role":"listener","client_url":"http://127.0.0.1:5","peer_url":"","upstream":null,"#
             .to_string()
-            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"registered":1,"capacity":2}"#;
+            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"registered":1,"capacity":2,"age_ms":12,"#
+            + r#""stale":false,"fed_for_ms":null,"draining":false,"pin":null,"avoids":[],"snapshot":null}"#;
         assert_eq!(serde_json::to_string(&detached).unwrap(), expected);
     }
 }

@@ -8,5 +8,8 @@ pub mod recover;
 pub mod roles;
 pub mod serve;
 pub mod status;
+pub mod steer;
 pub mod tree;
 pub mod watch;
+pub mod what_if;
+pub mod why;

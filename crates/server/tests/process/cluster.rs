@@ -18,7 +18,11 @@ use tonic::transport::{Channel, Endpoint};
 /// A client gives up on a write after this time; its outcome is unknown then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Flags that listeners do not have.
-const GROUP_FLAGS: [&str; 2] = ["--snapshot-count", "--election-timeout"];
+const GROUP_FLAGS: [&str; 3] = [
+    "--snapshot-count",
+    "--election-timeout",
+    "--heartbeat-interval",
+];
 
 /// Voters `v1`, `v2`, ... and listeners `l1`, `l2`, ...; each is started and ended by its name.
 pub struct Cluster {

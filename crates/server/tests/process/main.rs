@@ -19,6 +19,7 @@ mod moves;
 mod outside;
 mod recover;
 mod sockets;
+mod steering;
 #[path = "../support/mod.rs"]
 mod support;
 mod up;

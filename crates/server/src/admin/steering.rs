@@ -1,8 +1,8 @@
 //! The part of the admin service that shows and steers the tree: the library's answers as messages.
 
 use super::proto::{
-    Candidate, Choice, DrainProgress, GroupForecast, MissingNode, Move, SnapshotProgress,
-    SteerResponse, Succession, Target, TreeNode, TreeResponse, WhatIfResponse, WhyResponse,
+    Candidate, Choice, DrainProgress, GroupForecast, MissingNode, Move, SteerResponse, Succession,
+    Target, TreeNode, TreeResponse, WhatIfResponse, WhyResponse,
 };
 use super::{role, snapshot};
 use eaves::{Account, Forecast, LastChoice, Node, SteerError, Steered, TreePicture, TreeRow};

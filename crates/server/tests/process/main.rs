@@ -18,6 +18,7 @@ mod kills;
 mod moves;
 mod outside;
 mod recover;
+mod roles;
 mod sockets;
 mod steering;
 #[path = "../support/mod.rs"]

@@ -396,6 +396,7 @@ fn tree_config(core: &Core) -> eaves_tree::Config {
         ClusterId(core.cluster_id),
     );
     config.capacity = core.config.capacity;
+    config.silent_voter = core.config.raft.election_timeout;
     config.zone = (!core.config.zone.is_empty()).then(|| core.config.zone.as_str().into());
     config
 }

@@ -82,6 +82,9 @@ pub struct Config {
     pub restart_spread: Duration,
     /// A voter that has heard no leader for this long is stale (`B8`). Default 2 s.
     pub stale_voter: Duration,
+    /// A voter heard by another within this time is not silent (`B2`): the shortest time after which the group replaces a
+    /// leader that says nothing. Default 500 ms.
+    pub silent_voter: Duration,
     /// A chain whose freshness is older than this is stale (`B8`). Default 5 s.
     pub stale_chain: Duration,
     /// By how much fresher a place must be to leave a stale one for it (`B8`). Default 2 s.
@@ -115,6 +118,7 @@ impl Config {
             backoff_max: Duration::from_secs(5),
             restart_spread: Duration::from_secs(5),
             stale_voter: Duration::from_secs(2),
+            silent_voter: Duration::from_millis(500),
             stale_chain: Duration::from_secs(5),
             fresher_by: Duration::from_secs(2),
             improve: Duration::from_secs(60),

@@ -83,6 +83,9 @@ impl Link {
                 option.soft_ttl(),
             )
             .await;
+        if let (Ok(_), Some(core)) = (&called, self.core.upgrade()) {
+            core.hear(self.target);
+        }
         called
             .map(|(reply, _)| reply)
             .map_err(|error| self.failed(error))

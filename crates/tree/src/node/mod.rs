@@ -64,6 +64,8 @@ pub struct TreeNode {
     voters: Vec<Peer>,
     /// Who leads, as a voter knows it.
     leader: Option<NodeId>,
+    /// Who led before, as a voter knew it.
+    former_leader: Option<NodeId>,
     downstreams: Downstreams,
     session: Option<Session>,
     search: Option<Search>,
@@ -118,6 +120,7 @@ impl TreeNode {
             committed: LogPosition::default(),
             voters: Vec::new(),
             leader: None,
+            former_leader: None,
             session: None,
             search: None,
             last_choice: None,

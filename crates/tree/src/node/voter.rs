@@ -37,6 +37,9 @@ impl TreeNode {
             self.role != Role::Listener,
             "a listener was told the state of a voter"
         );
+        if self.leader != state.leader {
+            self.former_leader = self.leader.or(self.former_leader);
+        }
         self.leader = state.leader;
         self.voters = self.ranked(state);
         if self.leader == Some(self.config.id) {
@@ -72,6 +75,7 @@ impl TreeNode {
         }
         self.role = Role::Follower;
         self.leader = None;
+        self.former_leader = None;
         self.stand_alone(now);
         self.check();
     }
@@ -96,16 +100,20 @@ impl TreeNode {
         self.check();
     }
 
-    /// The other voters in the order in which to send listeners to them (`B2`): most recently heard first, silent ones
-    /// last. The leader comes after all of them, since it takes nobody.
+    /// The other voters in the order in which to send listeners to them (`B2`): first who led until now, since it has fed
+    /// nobody and so has every slot free, just as many as a new leader has listeners to send away; then those most recently
+    /// heard; silent ones last. The leader comes after all of them, since it takes nobody.
     fn ranked(&self, state: VoterState) -> Vec<Peer> {
         let leader = state.leader;
         let mut voters = state.voters;
         voters.retain(|voter| voter.peer.id != self.config.id);
         voters.sort_by_key(|voter| {
+            let heard = voter.heard.unwrap_or(Duration::MAX);
             (
                 Some(voter.peer.id) == leader,
-                voter.heard.unwrap_or(Duration::MAX),
+                heard >= self.config.silent_voter,
+                Some(voter.peer.id) != self.former_leader,
+                heard,
             )
         });
         voters.into_iter().map(|voter| voter.peer).collect()

@@ -473,6 +473,7 @@ scripts! {
     B01_a_loop_is_refused
     B02_a_place_lost_at_once_costs_a_wait
     B02_backoff_while_nobody_is_there
+    B02_kicked_by_a_new_leader_former_leader_first
     B02_kicked_by_a_new_leader_silent_voters_last
     B03_a_subtree_stays_together
     B03_patience_grows_with_the_distance

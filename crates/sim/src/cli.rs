@@ -1,10 +1,11 @@
 //! The command line: runs many seeds, says what was found and how to repeat it.
 
 use crate::run::{Outcome, run};
+use crate::scale::Scale;
 use crate::scenario::Scenario;
 use crate::summary::Summary;
 use crate::trace::Trace;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IsTerminal, LineWriter, Write};
@@ -19,7 +20,10 @@ use std::time::{Duration, Instant};
 /// checked after every event. Exit status 0 only when every seed holds.
 #[derive(Parser, Debug)]
 #[command(name = "eaves-sim")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many seeds to run
     #[arg(long, default_value_t = 100)]
     seeds: u64,
@@ -34,12 +38,20 @@ pub struct Args {
     jobs: usize,
 }
 
+#[derive(Subcommand, Debug)]
+enum Command {
+    Scale(Scale),
+}
+
 /// Which seed each thread runs.
 type Running = Arc<Mutex<HashMap<ThreadId, u64>>>;
 
 impl Args {
     /// Runs the seeds and reports.
     pub fn run(self) -> ExitCode {
+        if let Some(Command::Scale(scale)) = self.command {
+            return scale.run();
+        }
         let running = Running::default();
         name_the_seed_of_a_panic(running.clone());
         match &self.trace {

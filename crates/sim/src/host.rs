@@ -72,6 +72,8 @@ pub struct Host {
     pub timer_at: Micros,
     /// The same for its part in the group.
     pub raft_timer_at: Micros,
+    /// When it has worked off the questions that wait at it.
+    pub free_at: Micros,
     /// What came while it was paused.
     pub(crate) inbox: Vec<Event>,
     /// Its connections.
@@ -110,6 +112,7 @@ impl Host {
             started_at: 0,
             timer_at: Micros::MAX,
             raft_timer_at: Micros::MAX,
+            free_at: 0,
             inbox: Vec::new(),
             links: Vec::new(),
             following: None,

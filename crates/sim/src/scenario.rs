@@ -54,6 +54,7 @@ impl Scenario {
             write_interval: rng.scale(10 * MILLISECOND, SECOND),
             retention: rng.scale(20, 2000),
             improve: rng.scale(5 * SECOND, 60 * SECOND),
+            question_cost: 0,
             snapshot: rng.scale(MILLISECOND, 2 * SECOND),
         };
         Scenario {

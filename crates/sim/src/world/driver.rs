@@ -6,7 +6,8 @@ use crate::engine::Micros;
 use crate::host::{Power, host_at, host_of, id};
 use crate::network::{ASK_TIMEOUT, CONNECT_TIMEOUT, LISTENER, Packet, UPSTREAM};
 use eaves_tree::{
-    Address, Answer, Event as TreeEvent, Instant, LinkId, Message, Output, Saved, TreeNode,
+    Address, Answer, BUSY_RETRY_AFTER, Event as TreeEvent, Instant, LinkId, Message, Output,
+    QUESTIONS_WAITING_MAX, Saved, TreeNode,
 };
 
 impl World {
@@ -104,6 +105,7 @@ impl World {
     fn ask(&mut self, host: u32, to: u32) {
         let life = self.host(host).life;
         self.counts.questions += 1;
+        self.ledger.asks(host);
         self.checks
             .searches(self.queue.now(), host, &self.hosts[host as usize]);
         self.trace
@@ -134,6 +136,39 @@ impl World {
         if self.network.is_cut(from, to) || self.host(to).power == Power::Silent {
             return self.fail_question(from, life, to, CONNECT_TIMEOUT);
         }
+        let (now, cost) = (self.queue.now(), self.setup.question_cost);
+        if cost == 0 {
+            return self.answer(from, life, to);
+        }
+        let machine = self.host(to);
+        let free_at = machine.free_at.max(now);
+        if (free_at - now) / cost >= QUESTIONS_WAITING_MAX as Micros {
+            let back = self.network.delay(to, from);
+            let event = Event::Busy {
+                from: to,
+                to: from,
+                life,
+            };
+            return self.queue.post(back, event);
+        }
+        machine.free_at = free_at + cost;
+        self.queue
+            .post_at(free_at + cost, Event::Worked { from, life, to });
+    }
+
+    pub(super) fn on_busy(&mut self, from: u32, to: u32, life: u32) {
+        if self.is_gone(to, life) {
+            return;
+        }
+        self.ledger.message(to);
+        self.trace
+            .fold(self.queue.now(), to, [9, u64::from(from), 0]);
+        self.report(to, |node, now| {
+            node.handle_busy(now, &crate::host::address(from), BUSY_RETRY_AFTER)
+        });
+    }
+
+    pub(super) fn answer(&mut self, from: u32, life: u32, to: u32) {
         let back = self.network.delay(to, from);
         let zone = self.host(from).config.zone.clone();
         let asked = |node: &mut TreeNode, now| node.handle_ask(now, id(from), zone.as_ref());
@@ -159,6 +194,7 @@ impl World {
         if self.is_gone(to, life) {
             return;
         }
+        self.ledger.message(to);
         if self.network.is_cut(from, to) {
             return self.fail_question(to, life, from, ASK_TIMEOUT);
         }
@@ -206,6 +242,7 @@ impl World {
         let register = node.register(machine.log.last());
         let life = machine.life;
         self.counts.registrations += 1;
+        self.ledger.message(host);
         self.checks.searches(self.queue.now(), host, machine);
         self.trace
             .note(self.queue.now(), host, [5, u64::from(to), 0], || {
@@ -239,6 +276,9 @@ impl World {
             return;
         }
         self.counts.message(&message);
+        if matches!(message, Message::Heartbeat(_)) && self.leads(host) {
+            self.ledger.leader_heartbeats += 1;
+        }
         let kind = match &message {
             Message::Heartbeat(_) => 1,
             Message::HeartbeatAck(_) => 2,
@@ -310,6 +350,7 @@ impl World {
     fn event(&mut self, host: u32, event: TreeEvent) {
         let now = self.queue.now();
         self.counts.event(&event);
+        self.ledger.event(now, host, &event);
         self.trace
             .note(now, host, [8, self.counts.events, 0], || event.to_string());
         self.checks.event(now, host, &event, &self.hosts);

@@ -163,6 +163,9 @@ impl World {
         }
         self.set_stage(key, Stage::Pushing(next + entries.len() as u64));
         self.counts.entries_fed += entries.len() as u64;
+        if self.leads(host) {
+            self.ledger.leader_entries += entries.len() as u64;
+        }
         self.send_packet(key, LISTENER, 0, Packet::Entries(next, entries));
         true
     }

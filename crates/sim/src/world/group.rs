@@ -145,6 +145,12 @@ impl World {
             .post(FRESHNESS_INTERVAL, Event::Freshness { host, life });
     }
 
+    /// Whether a host leads, as it believes.
+    pub(super) fn leads(&self, host: u32) -> bool {
+        let raft = self.hosts[host as usize].raft.as_ref();
+        raft.is_some_and(|raft| raft.role == RaftRole::Leader)
+    }
+
     /// Who leads: of those that believe it, the one of the latest term.
     pub fn leader(&self) -> Option<u32> {
         let leads = |&host: &u32| {

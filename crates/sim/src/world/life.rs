@@ -64,6 +64,7 @@ impl World {
 
     fn start_listener(&mut self, host: u32, seed: u64) {
         let now = self.queue.now();
+        self.ledger.started(now, host);
         let machine = &mut self.hosts[host as usize];
         // Everything in a listener's log is committed (S5).
         machine.committed = machine.log.last().position;
@@ -92,6 +93,7 @@ impl World {
         if machine.node.take().is_none() {
             return;
         }
+        machine.free_at = 0;
         machine.power = if silent { Power::Silent } else { Power::Dead };
         machine.raft = None;
         machine.log.crash(kept);
@@ -109,6 +111,7 @@ impl World {
                     "is killed".into()
                 }
             });
+        self.ledger.ended(host);
         self.checks.crashed(host);
         for (link, key) in links {
             let end = match link {

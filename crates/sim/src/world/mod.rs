@@ -24,6 +24,7 @@ pub use operator::Job;
 use crate::engine::{Micros, Queue};
 use crate::host::{Host, Part, Power, address, id};
 use crate::invariants::{Checks, Violation};
+use crate::ledger::Ledger;
 use crate::log::{Log, VoterSet};
 use crate::network::{Key, Network, Quality};
 use crate::raft::{RaftMessage, Times};
@@ -40,6 +41,10 @@ pub(crate) enum Event {
     Timer { host: u32, life: u32 },
     /// A question arrives.
     Ask { from: u32, life: u32, to: u32 },
+    /// A node has worked off a question.
+    Worked { from: u32, life: u32, to: u32 },
+    /// A node says that it is too busy for a question (`B19`).
+    Busy { from: u32, to: u32, life: u32 },
     /// Its answer arrives.
     Answer {
         from: u32,
@@ -110,6 +115,8 @@ pub struct Setup {
     pub retention: u64,
     /// How often a listener looks for a better place (`B7`).
     pub improve: Micros,
+    /// How long a node works on a question; questions that come meanwhile wait.
+    pub question_cost: Micros,
     /// How long a snapshot takes beside the network's delays.
     pub snapshot: Micros,
 }
@@ -140,6 +147,8 @@ pub struct World {
     pub checks: Checks,
     /// How often things have happened.
     pub counts: Counts,
+    /// Who was cut off for how long.
+    pub ledger: Ledger,
     /// What administrators want done, in that order.
     pub jobs: std::collections::VecDeque<Job>,
     group_rng: Rng,
@@ -163,6 +172,7 @@ impl World {
                 config.zone =
                     (host.zone > 0).then(|| Zone::from(format!("z{}", host.zone).as_str()));
                 config.improve = Duration::from_micros(setup.improve);
+                config.silent_voter = Duration::from_micros(setup.times.election);
                 tune(&mut config);
                 Host::new(setup.seed, number, config, part, log)
             })
@@ -172,6 +182,7 @@ impl World {
             network: Network::new(setup.seed, setup.quality.clone(), zones),
             group_rng: Rng::new(setup.seed, 103),
             checks: Checks::new(hosts.len(), founders),
+            ledger: Ledger::new(hosts.len()),
             queue: Queue::default(),
             hosts,
             trace,
@@ -196,6 +207,11 @@ impl World {
     /// The host's machine.
     pub fn host(&mut self, host: u32) -> &mut Host {
         &mut self.hosts[host as usize]
+    }
+
+    /// How many events there were so far.
+    pub fn events(&self) -> u64 {
+        self.queue.popped()
     }
 
     /// The numbers of all hosts.
@@ -235,6 +251,8 @@ impl World {
         match event {
             Event::Timer { host, life } => self.on_timer(host, life),
             Event::Ask { from, life, to } => self.on_ask(from, life, to),
+            Event::Worked { from, life, to } => self.answer(from, life, to),
+            Event::Busy { from, to, life } => self.on_busy(from, to, life),
             Event::Answer {
                 from,
                 to,
@@ -266,6 +284,8 @@ impl World {
     fn unless_paused(&mut self, event: Event) -> Option<Event> {
         let host = match &event {
             Event::Ask { to, .. }
+            | Event::Worked { to, .. }
+            | Event::Busy { to, .. }
             | Event::Answer { to, .. }
             | Event::AskFailed { to, .. }
             | Event::Group { to, .. } => *to,

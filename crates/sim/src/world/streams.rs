@@ -3,7 +3,7 @@
 use super::{Event, World};
 use crate::host::Power;
 use crate::network::{DEAD_PEER_TIMEOUT, Key, LISTENER, Packet, UPSTREAM};
-use eaves_tree::{LinkId, Register};
+use eaves_tree::{LinkId, Message, Register};
 
 impl World {
     /// Puts a packet on its way to an end of a connection.
@@ -75,6 +75,9 @@ impl World {
         match packet {
             Packet::Register(_) => unreachable!("dealt with above"),
             Packet::Session(message) => {
+                if matches!(message, Message::Accept(_) | Message::Refuse(_)) {
+                    self.ledger.message(host);
+                }
                 self.trace
                     .fold(self.queue.now(), host, [10, key.0, to as u64]);
                 self.report(host, |node, now| {

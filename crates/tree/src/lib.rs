@@ -85,7 +85,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `node/` | [`TreeNode`]: inputs and getters; as an upstream; as a listener that follows, searches, or looks for another place; as a voter; as an administrator wishes |
-//! | `search.rs`, `choice.rs`, `order.rs` | whom to ask next, what an answer is worth, whom to register with |
+//! | `search.rs`, `questions.rs`, `choice.rs`, `order.rs` | whom to ask next, what an answer is worth, whom to register with |
 //! | `downstreams.rs`, `session.rs` | who is fed, and who feeds |
 //! | `message.rs`, `output.rs` | what nodes say to each other, and what the driver is asked to do |
 //! | `steering.rs` | what an administrator has asked of a node |
@@ -122,6 +122,7 @@ mod node;
 mod order;
 mod output;
 mod path;
+mod questions;
 mod rng;
 mod search;
 mod session;

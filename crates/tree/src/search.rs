@@ -22,15 +22,13 @@ use crate::ids::{Address, LinkId, NodeId, Peer};
 use crate::message::{ALTERNATIVES_MAX, Alternative, Answer, Place};
 use crate::order::{OrderKey, Rank};
 use crate::output::Why;
+use crate::questions::Questions;
 use crate::time::Instant;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 /// How many servers may wait to be asked: a full list, and what the answers name.
 const QUEUE_MAX: usize = UPSTREAMS_MAX + ROUND_QUESTIONS_MAX;
-
-/// How often a busy server is asked again in one round (`B19`).
-const BUSY_MAX: u32 = 3;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,26 +75,6 @@ struct Target {
     address: Address,
     id: Option<NodeId>,
     source: Source,
-}
-
-/// A question on its way.
-#[derive(Debug)]
-struct Probe {
-    to: Address,
-    asked: Instant,
-    deadline: Instant,
-    /// How often this server said in this round that it is busy.
-    times_busy: u32,
-}
-
-/// A server that was too busy to answer (`B19`).
-#[derive(Debug)]
-struct Busy {
-    to: Address,
-    /// When to ask it again.
-    again: Instant,
-    times_busy: u32,
-    is_due: bool,
 }
 
 /// A server that would take us.
@@ -157,15 +135,13 @@ impl Offer {
 ///
 /// Invariants:
 /// - **once-a-round**: no address is asked twice in a round, unless it said that it was busy.
-/// - **asked-at-once**: no more than [`ASKED_AT_ONCE`] questions are on their way that are not late.
 /// - **late-asks-nothing**: an answer that came too late adds no server to ask (`B19`).
 #[derive(Debug)]
 pub(crate) struct Search {
     me: Peer,
     choice: Choice,
     queue: Vec<Target>,
-    probes: Vec<Probe>,
-    busy: Vec<Busy>,
+    questions: Questions,
     offers: Vec<Offer>,
     registering: Option<Registering>,
     /// The settling time is over: take the best offer there is.
@@ -203,8 +179,7 @@ impl Search {
                 considered: Vec::new(),
             },
             queue: Vec::new(),
-            probes: Vec::new(),
-            busy: Vec::new(),
+            questions: Questions::default(),
             offers: Vec::new(),
             registering: None,
             settled: false,
@@ -223,8 +198,7 @@ impl Search {
         self.choice.began = now;
         self.choice.considered.clear();
         self.queue.clear();
-        self.probes.clear();
-        self.busy.clear();
+        self.questions = Questions::default();
         self.offers.clear();
         self.settled = false;
         self.resting = false;
@@ -256,23 +230,21 @@ impl Search {
         {
             return offer.step();
         }
-        if self.probes.len() < ASKED_AT_ONCE
-            && let Some(busy) = self.busy.iter().find(|busy| busy.is_due)
-        {
-            return Step::Ask(busy.to.clone());
+        if self.questions.may_ask() {
+            if let Some(to) = self.questions.busy_due() {
+                return Step::Ask(to.clone());
+            }
+            if let Some(target) = self.take_target() {
+                self.consider(&target.address, Verdict::Asked).id = target.id;
+                return Step::Ask(target.address);
+            }
         }
-        if self.probes.len() < ASKED_AT_ONCE
-            && let Some(target) = self.take_target()
-        {
-            self.consider(&target.address, Verdict::Asked).id = target.id;
-            return Step::Ask(target.address);
-        }
-        if !self.probes.is_empty() {
+        if self.questions.is_any_open() {
             return Step::Wait;
         }
         match self.take_best_offer() {
             Some(offer) => offer.step(),
-            None if !self.busy.is_empty() => Step::Wait,
+            None if self.questions.is_any_put_off() => Step::Wait,
             None => {
                 self.resting = true;
                 Step::Rest
@@ -298,34 +270,13 @@ impl Search {
 
     /// A question went out.
     pub(crate) fn asked(&mut self, now: Instant, to: Address, deadline: Instant) {
-        assert!(
-            self.probes.len() < ASKED_AT_ONCE,
-            "asked-at-once: too many questions on their way"
-        );
-        let busy = self.busy.iter().position(|busy| busy.to == to);
-        let times_busy = busy.map_or(0, |busy| self.busy.swap_remove(busy).times_busy);
-        self.probes.push(Probe {
-            to,
-            asked: now,
-            deadline,
-            times_busy,
-        });
+        self.questions.ask(now, to, deadline);
     }
 
-    /// A server is too busy to answer: it is neither late nor has it refused, and is asked again at `again` (`B19`). But not
-    /// more than [`BUSY_MAX`] times in a round, so that a round ends.
+    /// A server is too busy to answer: it is neither late nor has it refused, and is asked again at `again` (`B19`).
     pub(crate) fn answered_busy(&mut self, from: &Address, again: Instant) {
-        let Some(Probe { times_busy, .. }) = self.take_probe(from) else {
-            return;
-        };
-        self.consider(from, Verdict::Busy);
-        if times_busy < BUSY_MAX {
-            self.busy.push(Busy {
-                to: from.clone(),
-                again,
-                times_busy: times_busy + 1,
-                is_due: false,
-            });
+        if self.questions.put_off(from, again) {
+            self.consider(from, Verdict::Busy);
         }
     }
 
@@ -346,13 +297,13 @@ impl Search {
         worth: Worth,
     ) -> Option<Duration> {
         let Worth { verdict, rank, .. } = worth;
-        let probe = self.take_probe(from);
+        let asked = self.questions.close(from);
         let considered = self.consider(from, verdict);
         considered.id = Some(answer.id());
         considered.depth = answer.attached.then(|| answer.depth());
         considered.key = answer.attached.then_some(rank.key);
 
-        if probe.is_some() {
+        if asked.is_some() {
             self.enqueue_alternatives(&answer.alternatives, worth.follow);
         }
         let names_voters = answer
@@ -374,33 +325,27 @@ impl Search {
         });
         // B19: a late answer that found us resting is used at once.
         self.resting = false;
-        (first && !rank.key.stale)
-            .then(|| probe.map_or(Duration::ZERO, |probe| now.since(probe.asked)))
+        (first && !rank.key.stale).then(|| asked.map_or(Duration::ZERO, |asked| now.since(asked)))
     }
 
     /// A question failed.
     pub(crate) fn ask_failed(&mut self, to: &Address) {
-        if self.take_probe(to).is_some() {
+        if self.questions.close(to).is_some() {
             self.consider(to, Verdict::Failed);
         }
     }
 
     /// Gives up the questions whose time is over; their answers may still be used. And recalls the servers that were busy.
     pub(crate) fn give_up_late(&mut self, now: Instant) {
-        while let Some(late) = self.probes.iter().position(|probe| probe.deadline <= now) {
-            let probe = self.probes.swap_remove(late);
-            self.consider(&probe.to, Verdict::Late);
+        while let Some(late) = self.questions.take_late(now) {
+            self.consider(&late, Verdict::Late);
         }
-        for busy in &mut self.busy {
-            busy.is_due |= busy.again <= now;
-        }
+        self.questions.recall_busy(now);
     }
 
     /// When the oldest question is given up, or a busy server is asked again.
     pub(crate) fn next_late(&self) -> Option<Instant> {
-        let late = self.probes.iter().map(|probe| probe.deadline);
-        let waiting = self.busy.iter().filter(|busy| !busy.is_due);
-        late.chain(waiting.map(|busy| busy.again)).min()
+        self.questions.next()
     }
 
     /// The settling time is over.
@@ -532,7 +477,7 @@ impl Search {
                 self.asks_whole_list || best.is_none_or(|best| best.key.could_be_better())
             }
             Source::Learned if self.prefers_list() => {
-                nothing_fresh && few_enough && self.probes.is_empty()
+                nothing_fresh && few_enough && !self.questions.is_any_open()
             }
             // B6: there may be a free place in our own zone one level further down.
             Source::Free => {
@@ -552,11 +497,6 @@ impl Search {
     fn take_best_offer(&mut self) -> Option<Offer> {
         let best = (0..self.offers.len()).min_by_key(|&offer| self.offers[offer].rank)?;
         Some(self.offers.swap_remove(best))
-    }
-
-    fn take_probe(&mut self, address: &Address) -> Option<Probe> {
-        let probe = self.probes.iter().position(|probe| probe.to == *address)?;
-        Some(self.probes.swap_remove(probe))
     }
 
     /// Notes what became of a server.

@@ -3,12 +3,12 @@
 
 use super::{TreeNode, sanitized};
 use crate::choice::{Offered, Verdict};
-use crate::config::{GRACE_LEVELS_MAX, LEARNED_MAX, UPSTREAMS_MAX};
+use crate::config::{GRACE_LEVELS_MAX, UPSTREAMS_MAX};
 use crate::freshness::Freshness;
 use crate::ids::{Address, LinkId, Peer};
 use crate::message::{
-    ALTERNATIVES_MAX, Accept, Alternative, FreePlaces, Heartbeat, HeartbeatAck, Kick, KickReason,
-    LeaveReason, Message, RefuseReason, Role,
+    Accept, Alternative, FreePlaces, Heartbeat, HeartbeatAck, Kick, KickReason, LeaveReason,
+    Message, RefuseReason, Role,
 };
 use crate::mutation::Mutation;
 use crate::order::OrderKey;
@@ -417,58 +417,5 @@ impl TreeNode {
         if self.session.is_some() && self.search.is_none() {
             self.begin_search(now, Why::HeadDetached);
         }
-    }
-
-    // What is learned on the way (B5).
-
-    fn learn_voters(&mut self, mut voters: Vec<Peer>) {
-        voters.truncate(ALTERNATIVES_MAX);
-        voters.retain(|voter| voter.id != self.config.id);
-        self.voters = voters;
-    }
-
-    /// Renews the learned peers: the voters, then the path above us, then our siblings, then what was learned before.
-    pub(super) fn learn_neighbours(&mut self, siblings: &[Peer]) {
-        let ancestors = self
-            .session
-            .as_ref()
-            .map_or(&[][..], |session| &session.ancestors);
-        let newer: Vec<Peer> = self
-            .voters
-            .iter()
-            .chain(ancestors)
-            .chain(siblings)
-            .cloned()
-            .collect();
-        self.remember(newer);
-    }
-
-    fn remember(&mut self, newer: Vec<Peer>) {
-        let before = core::mem::take(&mut self.saved.learned);
-        let mut learned: Vec<Peer> = Vec::with_capacity(LEARNED_MAX);
-        for peer in newer.into_iter().chain(before.iter().cloned()) {
-            let known =
-                learned.iter().any(|known| known.id == peer.id) || peer.id == self.config.id;
-            if !known && learned.len() < LEARNED_MAX {
-                learned.push(peer);
-            }
-        }
-        let changed = learned != before;
-        self.saved.learned = learned;
-        if changed {
-            self.persist();
-        }
-    }
-
-    pub(super) fn persist(&mut self) {
-        self.saved_version += 1;
-        let mut saved = self.saved.clone();
-        if let Some((_, list)) = &self.new_list {
-            saved.upstreams.clone_from(list);
-        }
-        self.output(Output::Persist {
-            version: self.saved_version,
-            saved,
-        });
     }
 }

@@ -1,7 +1,8 @@
 //! The state machine of one node: what comes in, what goes out, what can be seen. What it does as an upstream is in
 //! `upstream.rs`, as a listener in `listener.rs`, while it looks for an upstream `searching.rs` and, if it has one already,
-//! `moving.rs`; as a voter in `voter.rs`; for an administrator in `steering.rs`.
+//! `moving.rs`; as a voter in `voter.rs`; for an administrator in `steering.rs`. What it keeps on disk is in `keeping.rs`.
 
+mod keeping;
 mod listener;
 mod moving;
 mod searching;

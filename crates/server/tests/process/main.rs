@@ -1,10 +1,11 @@
 //! The system as its users have it: real processes on real ports and files, written to by the clients that etcd's protocol generates.
 //!
 //! `kills` ends each node by SIGKILL while writes run, `moves` takes upstreams away from listeners, `cuts` cuts zones off, `outside` shows
-//! what listeners cost the group, `recover` loses the group and makes another of what is left, `catch_up` lets nodes fall behind, `disk`
-//! takes space away, `damage` flips bits and moves files, `clients` asks for too much and reads too little, `up` runs the whole by its
-//! one command. `cluster` starts the processes, `writer` keeps writing and remembers what was acknowledged, `watcher` keeps watching and
-//! reading, `zones` stands between the nodes of different zones, and `sockets` knows who is connected with whom.
+//! what listeners cost the group, `roles` and `replace` change who votes while clients are at work, `recover` loses the group and makes
+//! another of what is left, `catch_up` lets nodes fall behind, `disk` takes space away, `damage` flips bits and moves files, `clients` asks
+//! for too much and reads too little, `up` runs the whole by its one command. `cluster` starts the processes, `writer` keeps writing and
+//! remembers what was acknowledged, `watcher` keeps watching and reading, `zones` stands between the nodes of different zones, and
+//! `sockets` knows who is connected with whom.
 //!
 //! Nothing here depends on how fast anything is. When a test fails, its data and logs are kept and named.
 
@@ -18,6 +19,7 @@ mod kills;
 mod moves;
 mod outside;
 mod recover;
+mod replace;
 mod roles;
 mod sockets;
 mod steering;

@@ -22,6 +22,10 @@ pub const MAX_ANSWER_BYTES: usize = usize::MAX;
 /// What etcd says when a request came before there was anybody to give it to.
 const NO_LEADER: &str = "etcdserver: no leader";
 
+/// What etcd says to a write of more than 1.5 MiB, and what gRPC says, first, to a message that is larger still.
+const TOO_LARGE: &str = "etcdserver: request is too large";
+const MESSAGE_TOO_LARGE: &str = "grpc: received message larger than max";
+
 /// The nodes a command may talk to.
 pub struct Client {
     addresses: Vec<Address>,
@@ -204,6 +208,9 @@ fn advice(status: &Status, repeat: Repeat) -> &'static str {
     if unknown_outcome && repeat == Repeat::OnlyIfNotDone && status.message() != NO_LEADER {
         return "it may or may not have been done: look before you repeat it";
     }
+    if status.message() == TOO_LARGE || status.message().starts_with(MESSAGE_TOO_LARGE) {
+        return "a write may have 1.5 MiB: split it";
+    }
     match status.code() {
         Code::Unavailable => "try again, or give --endpoints of more nodes",
         Code::DeadlineExceeded => "look at `eaves status`, or raise --command-timeout",
@@ -253,6 +260,16 @@ mod tests {
             )
             .contains("may or may not")
         );
+    }
+
+    #[test]
+    fn who_sends_too_much_is_told_the_limit() {
+        let large = Status::invalid_argument(TOO_LARGE);
+        let larger = Status::resource_exhausted(format!("{MESSAGE_TOO_LARGE} (2097152 bytes)"));
+        for status in [large, larger] {
+            let advice = advice(&status, Repeat::OnlyIfNotDone);
+            assert!(advice.contains("1.5 MiB"), "{advice}");
+        }
     }
 
     #[tokio::test]

@@ -11,8 +11,9 @@ const DEFAULT_ENDPOINT: &str = "127.0.0.1:2379";
 /// Read when `--endpoints` is not given, first one set wins. The second is etcdctl's.
 const ENDPOINTS_VARIABLES: [&str; 2] = ["EAVES_ENDPOINTS", "ETCDCTL_ENDPOINTS"];
 
-/// Seconds for `--command-timeout`, the value of etcdctl.
-const DEFAULT_COMMAND_TIMEOUT_SECONDS: u64 = 5;
+/// Seconds for `--command-timeout`: a server's own limit and a second for its answer, so that what it says, that there is no leader for
+/// instance, is heard. etcdctl's 5 s end before etcd's.
+const DEFAULT_COMMAND_TIMEOUT_SECONDS: u64 = eaves::REQUEST_TIMEOUT.as_secs() + 1;
 
 /// `--endpoints` and `--command-timeout`.
 #[derive(Args, Debug, Clone)]

@@ -17,14 +17,15 @@ mod role_change;
 mod table;
 mod tree_view;
 mod up;
+mod usage;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match usage::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(usage::Refusal::Failure(failure)) => return failure.report(),
+        Err(usage::Refusal::Clap(error)) => {
             // Help and version come this way too, with exit code 0. A closed pipe is no reason to complain.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));

@@ -166,6 +166,11 @@ fn wrong_endpoints_are_usage_errors() {
         &["--command-timeout"],
     );
     assert_one_line(
+        &["get", "k", "--limit", "-1"],
+        2,
+        &["--limit", "-1 is below 0"],
+    );
+    assert_one_line(
         &["get", "k", "--serializable", "--max-staleness", "5"],
         2,
         &["--serializable", "--max-staleness"],

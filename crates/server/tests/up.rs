@@ -88,6 +88,7 @@ impl Up {
     /// Interrupts it and waits for its end.
     fn interrupt(mut self) {
         self.signal("-INT");
+        self.wait_for("stopping");
         let status = wait(&mut self.process);
         assert_eq!(status, Some(0), "{}", self.stderr());
     }

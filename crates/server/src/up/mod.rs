@@ -79,7 +79,7 @@ pub async fn run(args: UpArgs) -> Outcome {
     let mut fleet = Fleet::start(&layout, &directory)?;
     let result = tokio::select! {
         result = live(&layout, &directory, &mut fleet, &mut output) => result,
-        () = interruptions.next() => Ok(()),
+        () = interruptions.next() => say_stopping(&mut output),
     };
     let stopped = tokio::select! {
         stopped = fleet.stop() => stopped,
@@ -87,6 +87,12 @@ pub async fn run(args: UpArgs) -> Outcome {
         () = interruptions.next() => Err(Failure::failed("interrupted again: the nodes were killed; their logs bring back what they hold")),
     };
     result.and(stopped)
+}
+
+/// The nodes end their clients' calls and make their states durable first, which may take a moment.
+fn say_stopping(output: &mut Output) -> Outcome {
+    output.line("stopping; Ctrl-C again kills the nodes at once")?;
+    output.flush()
 }
 
 /// Waits until all nodes are ready, shows them, and then what happens to them.

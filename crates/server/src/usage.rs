@@ -1,0 +1,94 @@
+//! Wrong values on the command line: a line that names the flag, as for every other failure, where clap would answer with its own.
+
+use crate::cli::Cli;
+use crate::failure::Failure;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory, FromArgMatches};
+use std::error::Error;
+use std::ffi::OsString;
+
+/// Why there is nothing to run.
+pub enum Refusal {
+    /// Ours to report.
+    Failure(Failure),
+    /// clap's to print: help, the version, an argument that does not exist.
+    Clap(clap::Error),
+}
+
+/// Parses a command line.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Refusal> {
+    command(Cli::command())
+        .try_get_matches_from(words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| match wrong_value(&error) {
+            Some(text) => Refusal::Failure(Failure::usage(text)),
+            None => Refusal::Clap(error),
+        })
+}
+
+/// Lets `-1` be the value of a flag, to be refused as such, and not an argument that clap does not know.
+fn command(command: Command) -> Command {
+    command
+        .mut_args(|argument| match argument.get_action().takes_values() {
+            true => argument.allow_negative_numbers(true),
+            false => argument,
+        })
+        .mut_subcommands(self::command)
+}
+
+fn wrong_value(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::ValueValidation {
+        return None;
+    }
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    // As `--limit <N>`.
+    let flag = text(ContextKind::InvalidArg)?.split(' ').next()?;
+    let value = text(ContextKind::InvalidValue)?;
+    if value.parse::<i128>().is_ok_and(|number| number < 0) {
+        return Some(format!("{flag}: {value} is below 0; give 0 or more"));
+    }
+    let cause = error.source()?;
+    Some(format!(
+        "{flag}: {value:?}: {cause}; --help tells what it takes"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(words: &[&str]) -> String {
+        match parse(words.iter().map(OsString::from)) {
+            Err(Refusal::Failure(failure)) => failure.to_string(),
+            Err(Refusal::Clap(error)) => panic!("clap answers {words:?}: {error}"),
+            Ok(cli) => panic!("{words:?} is {cli:?}"),
+        }
+    }
+
+    #[test]
+    fn negative_numbers_are_refused_by_the_name_of_their_flag() {
+        let get = refused(&["eaves", "get", "k", "--limit", "-1"]);
+        assert_eq!(get, "--limit: -1 is below 0; give 0 or more");
+        let up = refused(&["eaves", "up", "--voters", "-3"]);
+        assert!(up.starts_with("--voters: -3 is below 0"), "{up}");
+    }
+
+    #[test]
+    fn words_where_a_number_belongs_are_refused_by_the_name_of_their_flag() {
+        let get = refused(&["eaves", "get", "k", "--limit", "many"]);
+        assert!(get.starts_with("--limit: \"many\": "), "{get}");
+    }
+
+    #[test]
+    fn a_key_may_be_a_negative_number() {
+        assert!(parse(["eaves", "get", "-5"].map(OsString::from)).is_ok());
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command(Cli::command()).debug_assert();
+    }
+}

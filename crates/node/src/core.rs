@@ -47,6 +47,9 @@ pub const MAX_COMMAND_BYTES: usize = (1 << 20) + (1 << 19) + (64 << 10);
 /// requests": the group cannot keep up, and a queue without end would only make everybody wait longer.
 pub(crate) const MAX_UNANSWERED_BYTES: usize = 64 << 20;
 
+/// A leader that was silent, or heard no quorum, for so many election timeouts leads no more as far as anybody can tell.
+const SILENT_ELECTIONS: u32 = 4;
+
 /// Peers whose last word is remembered; beyond that, those who have been silent for long are forgotten.
 const MAX_HEARD: usize = 1024;
 
@@ -174,10 +177,24 @@ impl Core {
 
     /// The leader a voter knows, unless it has been silent for so long that it can hardly lead any more.
     pub fn live_leader(&self, view: &VoterView) -> Option<u64> {
-        let silence = 4 * self.config.raft.election_timeout;
+        let silence = SILENT_ELECTIONS * self.config.raft.election_timeout;
         view.leader.filter(|leader| {
-            *leader == self.node_id || self.heard_ago(*leader).is_none_or(|ago| ago < silence)
+            let heard_ago = match *leader == self.node_id {
+                true => self
+                    .consensus()
+                    .and_then(|consensus| consensus.quorum_heard_ago()),
+                false => self.heard_ago(*leader),
+            };
+            heard_ago.is_none_or(|ago| ago < silence)
         })
+    }
+
+    /// What a voter is to those who ask: Raft leaves a leader that lost its quorum in office, where it can do nothing.
+    pub fn live_role(&self, view: &VoterView) -> Role {
+        match view.role {
+            Role::Leader if self.live_leader(view).is_none() => Role::Candidate,
+            role => role,
+        }
     }
 
     /// Proposes a command, here or up the tree. Returns one past its index and the answer. While there is no leader it waits, up to

@@ -261,7 +261,7 @@ async fn watch_voter(core: Arc<Core>, consensus: Arc<Consensus>) {
         });
         if changed {
             core.update_status(|status| {
-                status.role = view.role;
+                status.role = core.live_role(&view);
                 status.term = view.term;
                 status.leader = core.live_leader(&view);
                 status.upstream = None;

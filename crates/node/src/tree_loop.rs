@@ -516,8 +516,10 @@ impl Run {
         if leads || heard.is_some_and(|ago| ago < 2 * FRESHNESS_INTERVAL) {
             self.tree.handle_leader_heard(self.now());
         }
-        self.core
-            .update_status(|status| status.leader = self.core.live_leader(&view));
+        self.core.update_status(|status| {
+            status.leader = self.core.live_leader(&view);
+            status.role = self.core.live_role(&view);
+        });
     }
 
     fn perform(&mut self) {

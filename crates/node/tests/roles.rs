@@ -454,3 +454,82 @@ async fn leadership_goes_to_whom_it_is_given() {
     .await;
     write(&listener.node, 5, 10).await;
 }
+
+/// A vote as the log keeps it.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Vote {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    voted_for: u64,
+    #[prost(bool, tag = "3")]
+    committed: bool,
+}
+
+/// Stops a node, reads the vote that its log keeps, and starts it again.
+async fn kept_vote(cluster: &Cluster, node: Running) -> (Vote, Running) {
+    let config = cluster.voter(&name(&node));
+    node.node.shutdown().await;
+    drop(node);
+    let (_, recovered) = eaves_log::Log::open(
+        config.disk.clone(),
+        &config.data_dir.join("log"),
+        config.log,
+    )
+    .unwrap();
+    let bytes = recovered.hard_state.expect("a voter has voted");
+    let vote = <Vote as prost::Message>::decode(bytes).unwrap();
+    (vote, cluster.start(config).await)
+}
+
+#[tokio::test]
+async fn one_vote_per_term_across_demotion_restart_and_promotion() {
+    let (cluster, mut nodes, listener) = with_listener().await;
+    let follower = (leader(&nodes) + 1) % 3;
+    let turned = nodes.remove(follower);
+    let turned_name = name(&turned);
+    let (before, turned) = kept_vote(&cluster, turned).await;
+    change(&nodes[0], demote(&turned_name)).await.unwrap();
+    assert_eq!(role(&turned), Role::Listener);
+    let (as_listener, turned) = kept_vote(&cluster, turned).await;
+    assert_eq!(role(&turned), Role::Listener);
+    assert!(as_listener.term >= before.term);
+    for _ in 0..2 {
+        change(&nodes[0], transfer(None)).await.unwrap();
+        leader_known(&nodes).await;
+    }
+    let (still, turned) = kept_vote(&cluster, turned).await;
+    assert_eq!(still, as_listener, "a listener votes for nobody");
+    eventually("it is attached", async || {
+        turned.node.status().borrow().depth.is_some()
+    })
+    .await;
+    change(&listener, promote(&turned_name)).await.unwrap();
+    let (after, turned) = kept_vote(&cluster, turned).await;
+    assert_ne!(role(&turned), Role::Listener);
+    for (earlier, later) in [(before, as_listener), (as_listener, after)] {
+        assert!(later.term >= earlier.term, "{earlier:?}, then {later:?}");
+        assert!(
+            later.term > earlier.term || later.voted_for == earlier.voted_for,
+            "one-vote-per-term: {earlier:?}, then {later:?}"
+        );
+    }
+    assert!(after.term > before.term, "the terms went on meanwhile");
+    write(&turned.node, 5, 10).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_lost_its_quorum_is_shown_as_none() {
+    let cluster = Cluster::new(3);
+    let mut nodes = cluster.start_voters().await;
+    write(&nodes[0].node, 0, 5).await;
+    let first = leader(&nodes);
+    let left = nodes.remove(first);
+    for node in nodes {
+        node.node.shutdown().await;
+    }
+    eventually("it no longer says that it leads", async || {
+        role(&left) != Role::Leader && left.node.status().borrow().leader.is_none()
+    })
+    .await;
+}

@@ -13,6 +13,7 @@ mod key_range;
 mod node_flags;
 mod node_process;
 mod print;
+mod raft_flags;
 mod role_change;
 mod table;
 mod tree_view;

@@ -36,12 +36,12 @@ serve_partly! {
         }
     }
 
-    missing "eaves: members cannot be added yet; start a listener with `eaves listen`, it serves the same API" {
+    missing "eaves: a new member starts as a listener, with `eaves listen`, and `eaves promote` makes it a voter once it has caught up" {
         member_add: MemberAddRequest => MemberAddResponse,
         member_promote: MemberPromoteRequest => MemberPromoteResponse,
     }
 
-    missing "eaves: removing and changing members is not supported yet through the etcd API" {
+    missing "eaves: `eaves demote` makes a voter a listener, `eaves replace` puts a listener in the place of a voter, dead or alive" {
         member_remove: MemberRemoveRequest => MemberRemoveResponse,
         member_update: MemberUpdateRequest => MemberUpdateResponse,
     }

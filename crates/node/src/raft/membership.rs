@@ -37,6 +37,9 @@ impl Consensus {
 
     /// Forgets a Raft learner.
     pub async fn remove_learner(&self, id: u64) -> Result<(), ChangeError> {
+        if !self.view().membership.members.contains_key(&id) {
+            return Ok(());
+        }
         self.change(ChangeMembers::RemoveNodes([id].into())).await
     }
 

@@ -326,6 +326,7 @@ impl Change<'_> {
         }
     }
 
+    /// Adds a voter that has caught up (S15).
     async fn promote(&self, node: &Target) -> Outcome<String> {
         let label = node.label();
         let before = self.settled().await?;
@@ -338,6 +339,7 @@ impl Change<'_> {
         Ok(format!("{label} is a voter; {}", self.who_votes()))
     }
 
+    /// Replaces a voter, dead or alive, in one joint change (S16). A leader hands over first, and the next leader goes on.
     async fn replace(&self, old: &Target, new: &Target) -> Outcome<String> {
         let (old_label, new_label) = (old.label(), new.label());
         if old.id == new.id {
@@ -386,6 +388,7 @@ impl Change<'_> {
         ))
     }
 
+    /// Takes a voter out of the group, by a joint change; then tells it to look.
     async fn demote(&self, node: &Target) -> Outcome<String> {
         let label = node.label();
         let before = self.settled().await?;

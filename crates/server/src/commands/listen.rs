@@ -4,6 +4,7 @@ use crate::address::Address;
 use crate::failure::{Failure, Outcome};
 use crate::node_flags::{NodeArgs, NodeSettings};
 use crate::node_process;
+use crate::raft_flags::{RaftArgs, RaftSettings};
 use clap::Args;
 use eaves::StartAs;
 
@@ -16,6 +17,9 @@ pub struct ListenArgs {
 
     #[command(flatten)]
     pub node: NodeArgs,
+
+    #[command(flatten)]
+    pub raft: RaftArgs,
 }
 
 /// Checked flags of a listener.
@@ -23,13 +27,16 @@ pub struct ListenArgs {
 pub struct ListenSettings {
     pub node: NodeSettings,
     pub upstream: Vec<Address>,
+    pub raft: RaftSettings,
 }
 
 /// Runs the listener until it is told to stop.
 pub fn run(args: &ListenArgs) -> Outcome {
     let settings = args.check()?;
     let upstreams = settings.upstream.iter().map(ToString::to_string).collect();
-    node_process::run(&settings.node, StartAs::Listener { upstreams }, |_| {})
+    node_process::run(&settings.node, StartAs::Listener { upstreams }, |config| {
+        settings.raft.put_into(config)
+    })
 }
 
 impl ListenArgs {
@@ -42,7 +49,11 @@ impl ListenArgs {
                 "--upstream: it names only this node itself; give the peer address of another",
             ));
         }
-        Ok(ListenSettings { node, upstream })
+        Ok(ListenSettings {
+            node,
+            upstream,
+            raft: self.raft.check()?,
+        })
     }
 }
 

@@ -4,19 +4,10 @@ use crate::address::{Address, parse_named_list};
 use crate::failure::{Failure, Outcome};
 use crate::node_flags::{NodeArgs, NodeSettings};
 use crate::node_process;
+use crate::raft_flags::{RaftArgs, RaftSettings};
 use clap::{Args, ValueEnum};
 use eaves::{Group, StartAs};
 use std::path::Path;
-use std::time::Duration;
-
-/// The library's defaults, in milliseconds; etcd's are 100 and 1000.
-const DEFAULT_HEARTBEAT_MS: u64 = 100;
-const DEFAULT_ELECTION_MS: u64 = 500;
-/// As in etcd: an election needs several heartbeats' time, and nobody waits longer than this.
-const HEARTBEATS_PER_ELECTION: u64 = 5;
-const MAX_ELECTION_MS: u64 = 50_000;
-/// Entries between two snapshots, the default of etcd 3.6.
-const DEFAULT_SNAPSHOT_COUNT: u64 = 10_000;
 
 /// Runs one voter of a group.
 #[derive(Args, Debug)]
@@ -36,17 +27,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TOKEN", default_value = "eaves-cluster")]
     pub initial_cluster_token: String,
 
-    /// Milliseconds between a leader's heartbeats
-    #[arg(long, value_name = "MS", default_value_t = DEFAULT_HEARTBEAT_MS)]
-    pub heartbeat_interval: u64,
-
-    /// Milliseconds without a leader before a voter asks for votes
-    #[arg(long, value_name = "MS", default_value_t = DEFAULT_ELECTION_MS)]
-    pub election_timeout: u64,
-
-    /// Log entries between two snapshots
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_SNAPSHOT_COUNT)]
-    pub snapshot_count: u64,
+    #[command(flatten)]
+    pub raft: RaftArgs,
 }
 
 /// `--initial-cluster-state`.
@@ -64,9 +46,7 @@ pub struct ServeSettings {
     pub initial_cluster: Vec<(String, Address)>,
     pub may_make_group: bool,
     pub token: String,
-    pub heartbeat: Duration,
-    pub election: Duration,
-    pub snapshot_count: u64,
+    pub raft: RaftSettings,
 }
 
 /// Runs the voter until it is told to stop.
@@ -82,9 +62,7 @@ pub fn run(args: &ServeArgs) -> Outcome {
         .collect();
     let group = Group::new(&settings.token, &founders);
     node_process::run(&settings.node, StartAs::Voter { group }, |config| {
-        config.raft.heartbeat_interval = settings.heartbeat;
-        config.raft.election_timeout = settings.election;
-        config.snapshot_entries = settings.snapshot_count;
+        settings.raft.put_into(config)
     })
 }
 
@@ -101,20 +79,12 @@ impl ServeArgs {
                 "--initial-cluster-token: it is empty; give any word, the same to all voters",
             ));
         }
-        check_times(self.heartbeat_interval, self.election_timeout)?;
-        if self.snapshot_count == 0 {
-            return Err(Failure::usage(
-                "--snapshot-count: 0 leaves no entry between snapshots; give at least 1",
-            ));
-        }
         Ok(ServeSettings {
             node,
             initial_cluster,
             may_make_group: self.initial_cluster_state == ClusterState::New,
             token: self.initial_cluster_token.clone(),
-            heartbeat: Duration::from_millis(self.heartbeat_interval),
-            election: Duration::from_millis(self.election_timeout),
-            snapshot_count: self.snapshot_count,
+            raft: self.raft.check()?,
         })
     }
 }
@@ -148,25 +118,6 @@ fn check_own_entry(node: &NodeSettings, initial_cluster: &[(String, Address)]) -
         ))),
         Some(_) => Ok(()),
     }
-}
-
-fn check_times(heartbeat_ms: u64, election_ms: u64) -> Outcome {
-    if heartbeat_ms == 0 {
-        return Err(Failure::usage(
-            "--heartbeat-interval: 0 never rests; give at least 1",
-        ));
-    }
-    if election_ms < heartbeat_ms.saturating_mul(HEARTBEATS_PER_ELECTION) {
-        return Err(Failure::usage(format!(
-            "--election-timeout: {election_ms} is less than {HEARTBEATS_PER_ELECTION} heartbeats of {heartbeat_ms}; raise it or lower --heartbeat-interval"
-        )));
-    }
-    if election_ms > MAX_ELECTION_MS {
-        return Err(Failure::usage(format!(
-            "--election-timeout: {election_ms} is too long; give at most {MAX_ELECTION_MS}"
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

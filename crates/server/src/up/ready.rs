@@ -2,7 +2,7 @@
 
 use super::child::last_line;
 use super::directory::Directory;
-use super::layout::{Kind, PlannedNode};
+use super::layout::PlannedNode;
 use crate::admin::proto::admin_client::AdminClient;
 use crate::admin::proto::{Role, StatusRequest, StatusResponse};
 use crate::client::Client;
@@ -73,16 +73,18 @@ async fn until_ready(node: &PlannedNode) -> &str {
     loop {
         let call = async |channel| AdminClient::new(channel).status(StatusRequest {}).await;
         match client.read("ask for the status", call).await {
-            Ok(answer) if is_ready(node.kind, answer.get_ref()) => return &node.name,
+            Ok(answer) if is_ready(answer.get_ref()) => return &node.name,
             _ => sleep(ASK_PAUSE).await,
         }
     }
 }
 
-fn is_ready(kind: Kind, status: &StatusResponse) -> bool {
-    match kind {
-        Kind::Voter => status.role() != Role::Candidate && status.leader.is_some(),
-        Kind::Listener => status.upstream.is_some() && status.depth.is_some(),
+/// Goes by what the node says it is: since it was planned it may have been promoted or demoted.
+fn is_ready(status: &StatusResponse) -> bool {
+    match status.role() {
+        Role::Leader | Role::Follower => status.leader.is_some(),
+        Role::Listener => status.upstream.is_some() && status.depth.is_some(),
+        Role::Candidate | Role::Unspecified => false,
     }
 }
 
@@ -107,22 +109,10 @@ mod tests {
             depth: upstream.map(|_| 1),
             ..Default::default()
         };
-        assert!(is_ready(
-            Kind::Voter,
-            &status(Role::Follower, Some(1), None)
-        ));
-        assert!(!is_ready(Kind::Voter, &status(Role::Follower, None, None)));
-        assert!(!is_ready(
-            Kind::Voter,
-            &status(Role::Candidate, Some(1), None)
-        ));
-        assert!(is_ready(
-            Kind::Listener,
-            &status(Role::Listener, None, Some(2))
-        ));
-        assert!(!is_ready(
-            Kind::Listener,
-            &status(Role::Listener, Some(1), None)
-        ));
+        assert!(is_ready(&status(Role::Follower, Some(1), None)));
+        assert!(!is_ready(&status(Role::Follower, None, None)));
+        assert!(!is_ready(&status(Role::Candidate, Some(1), None)));
+        assert!(is_ready(&status(Role::Listener, None, Some(2))));
+        assert!(!is_ready(&status(Role::Listener, Some(1), None)));
     }
 }

@@ -75,25 +75,9 @@ impl Survey {
         open: impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
         mut before: impl FnMut(&'static str) -> io::Result<()>,
     ) -> Result<(u64, u64), RecoverError> {
-        assert_eq!(
-            group.founders.len(),
-            dirs.len(),
-            "a directory for each voter"
-        );
+        self.check(group, dirs)?;
         let chosen = self.chosen();
-        if group.cluster_id == chosen.cluster_id {
-            return Err(RecoverError::SameCluster(group.cluster_id));
-        }
         let beginning = self.beginning(group);
-        let at = |dir: &Path| {
-            let dir = dir.display().to_string();
-            move |error: io::Error| RecoverError::Target {
-                dir,
-                cause: error.to_string(),
-            }
-        };
-        dirs.iter()
-            .try_for_each(|dir| check_free(dir).map_err(at(dir)))?;
         let mut locks = Vec::new();
         for (dir, founder) in dirs.iter().zip(&group.founders) {
             let mut fill = || -> io::Result<()> {
@@ -149,6 +133,24 @@ impl Survey {
         Ok((term, index))
     }
 
+    /// Refuses what [`Survey::make`] would refuse before it makes anything.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many directories as founders.
+    pub fn check(&self, group: &Group, dirs: &[PathBuf]) -> Result<(), RecoverError> {
+        assert_eq!(
+            group.founders.len(),
+            dirs.len(),
+            "a directory for each voter"
+        );
+        if group.cluster_id == self.chosen().cluster_id {
+            return Err(RecoverError::SameCluster(group.cluster_id));
+        }
+        dirs.iter()
+            .try_for_each(|dir| check_free(dir).map_err(at(dir)))
+    }
+
     /// The entry that makes the founders the voters, in a term of its own, above all that the source knows of.
     fn beginning(&self, group: &Group) -> Beginning {
         let members = group.founders.iter().map(|founder| {
@@ -171,6 +173,15 @@ impl Survey {
             frame: Frame::encode(id, Kind::Membership, &membership.to_bytes()),
             term,
         }
+    }
+}
+
+/// Says in which directory it went wrong.
+fn at(dir: &Path) -> impl FnOnce(io::Error) -> RecoverError {
+    let dir = dir.display().to_string();
+    |error| RecoverError::Target {
+        dir,
+        cause: error.to_string(),
     }
 }
 

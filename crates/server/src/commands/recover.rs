@@ -84,6 +84,9 @@ pub fn run(args: &RecoverArgs) -> Outcome {
         let place = format!("goes on with entry {term}-{index}, revision {revision}");
         print_made(&mut output, &settings, &place)?;
     } else {
+        survey
+            .check(&settings.group(), &settings.dirs())
+            .map_err(failed)?;
         print_dry(&mut output, &settings)?;
     }
     output.flush()
@@ -183,14 +186,11 @@ fn open(dir: &Path) -> Outcome<(Source, i64)> {
 }
 
 fn make(settings: &Settings, survey: &Survey) -> Outcome<(u64, u64)> {
-    let dirs: Vec<PathBuf> = settings
-        .voters
-        .iter()
-        .map(|voter| voter.dir.clone())
-        .collect();
     let open =
         |dir: &Path| -> std::io::Result<Arc<dyn StateMachine>> { Ok(Arc::new(Store::open(dir)?)) };
-    survey.make(&settings.group(), &dirs, open).map_err(failed)
+    survey
+        .make(&settings.group(), &settings.dirs(), open)
+        .map_err(failed)
 }
 
 fn failed(error: RecoverError) -> Failure {
@@ -318,7 +318,8 @@ fn print_dry(output: &mut Output, settings: &Settings) -> Outcome {
 
 /// What a group of one voter is good for.
 const LONE_VOTER: &str = "One voter makes a group that takes reads and writes, feeds no listeners and survives no loss (nobody but a follower feeds \
-     listeners). For a group that does, give --voter three times, with three new directories.";
+     listeners). For a group that does, give --voter three times, with three new directories; or later, when it is stopped, \
+     recover from its own directory in the same way.";
 
 fn print_made(output: &mut Output, settings: &Settings, place: &str) -> Outcome {
     let group = settings.group();
@@ -365,6 +366,11 @@ fn print_made(output: &mut Output, settings: &Settings, place: &str) -> Outcome 
 }
 
 impl Settings {
+    fn dirs(&self) -> Vec<PathBuf> {
+        let voters = self.voters.iter();
+        voters.map(|voter| voter.dir.clone()).collect()
+    }
+
     fn group(&self) -> Group {
         let founders: Vec<(String, String)> = self
             .voters

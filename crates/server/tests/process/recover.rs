@@ -147,6 +147,8 @@ async fn three_voters_are_made_of_a_listener_and_nodes_of_the_lost_group_are_ref
         .collect();
     assert_eq!(still, before);
     assert!(refused(&recover(&arguments)).contains("it is not empty"));
+    arguments.pop();
+    assert!(refused(&recover(&arguments)).contains("it is not empty"));
 
     for (i, dir) in dirs.iter().enumerate() {
         cluster.add(
@@ -326,6 +328,29 @@ async fn one_voter_is_made_of_a_voter_and_goes_on_alone() {
         let put = alone.put("after", number.to_string()).await;
         assert_eq!(put.expect("a put"), before.revision + number);
         alone.kill();
+    }
+
+    // From one to two, who feed listeners: recovered once more, from the lone one.
+    let from_alone = cluster.node("alone").data_dir.display().to_string();
+    let mut arguments = vec!["--from".to_owned(), from_alone, "--yes".to_owned()];
+    let mut pair = Vec::new();
+    for name in ["p1", "p2"] {
+        let (port, dir) = (free_ports(1)[0], cluster.directory().join(name));
+        arguments.push("--voter".to_owned());
+        arguments.push(format!("{name}={},{}", url(port), dir.display()));
+        pair.push((name, port, dir));
+    }
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let made = printed(&recover(&words));
+    for (name, port, dir) in pair {
+        cluster.add(name, &start_command(&made, name), dir, port);
+        cluster.node_mut(name).start();
+    }
+    for name in ["p1", "p2"] {
+        cluster.node_mut(name).ready().await;
+        let p = cluster.node(name);
+        assert_eq!(p.content(before.revision).await, before);
+        assert!(p.revision().await.expect("a read") >= before.revision + 2);
     }
 
     // Two of three voters: nothing is lost, and that is said.

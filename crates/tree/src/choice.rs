@@ -129,7 +129,9 @@ pub(crate) struct Seeker<'a> {
     /// How much fresher a place must be (`B8`).
     pub(crate) fresher_by: Duration,
     /// Takes a place that is only as good as its own: `B7` switched off.
-    pub(crate) restless: bool,
+    pub(crate) is_restless: bool,
+    /// Does not see that it is itself in a path: `B1` switched off.
+    pub(crate) is_blind: bool,
 }
 
 /// A place under an upstream, as the upstream describes it.
@@ -171,7 +173,7 @@ impl Seeker<'_> {
     /// What an answer is worth (`S8`, `B1`).
     pub(crate) fn judge(&self, answer: &Answer, key: OrderKey) -> Verdict {
         let place = Offered::by_answer(answer, key);
-        if place.path.contains(self.me) {
+        if place.path.contains(self.me) && !self.is_blind {
             Verdict::Loop
         } else if answer.role == Role::Leader {
             Verdict::Leader
@@ -219,7 +221,7 @@ impl Seeker<'_> {
     /// Whether the place is strictly smaller in the order than the present one (`B7`); stale ones never are (`B8`).
     fn is_better(&self, place: &Offered<'_>) -> bool {
         self.current.is_some_and(|(_, current)| {
-            !place.stale && (place.key < current || self.restless && place.key == current)
+            !place.stale && (place.key < current || self.is_restless && place.key == current)
         })
     }
 
@@ -228,5 +230,94 @@ impl Seeker<'_> {
     pub(crate) fn may_move_below(&self, place: &Offered<'_>) -> bool {
         let theirs = (place.stale, place.path.depth(), place.path.last());
         theirs < (self.stale, self.depth, self.me)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId(5);
+
+    /// A listener at depth 2 below node 9 at depth 1.
+    fn seeker(aim: Aim, steering: &Steering) -> Seeker<'_> {
+        Seeker {
+            me: ME,
+            aim,
+            current: Some((NodeId(9), OrderKey::of(false, 1, None, None))),
+            depth: 2,
+            stale: false,
+            age: Duration::from_secs(3),
+            steering,
+            kicker: None,
+            fresher_by: Duration::from_secs(2),
+            is_restless: false,
+            is_blind: false,
+        }
+    }
+
+    /// What the place below node `id` at `depth` is worth, whose freshness is `age` old.
+    fn weigh(seeker: &Seeker<'_>, id: u64, depth: u64, age: Duration, stale: bool) -> Verdict {
+        let ids: Vec<NodeId> = (0..depth).map(|level| NodeId(100 + level)).collect();
+        let path = Path::try_from([ids, Vec::from([NodeId(id)])].concat()).unwrap();
+        seeker.weigh(&Offered {
+            path: &path,
+            attached: true,
+            stale,
+            age,
+            draining: false,
+            key: OrderKey::of(stale, path.depth(), None, None),
+        })
+    }
+
+    #[test]
+    fn better_is_strictly_smaller_and_never_stale() {
+        let steering = Steering::default();
+        let seeker = seeker(Aim::Better, &steering);
+        let weigh = |id, depth, stale| weigh(&seeker, id, depth, Duration::ZERO, stale);
+        assert_eq!(weigh(9, 1, false), Verdict::Current);
+        assert_eq!(weigh(8, 0, false), Verdict::Eligible);
+        assert_eq!(weigh(8, 0, true), Verdict::NotBetter);
+        assert_eq!(weigh(8, 1, false), Verdict::NotBetter);
+    }
+
+    #[test]
+    fn fresher_is_by_two_seconds_and_below_what_is_less() {
+        let steering = Steering::default();
+        let mut seeker = seeker(Aim::Fresher, &steering);
+        let second = Duration::from_secs(1);
+        let nearly = second + Duration::from_micros(1);
+        assert_eq!(weigh(&seeker, 4, 2, second, false), Verdict::Eligible);
+        assert_eq!(weigh(&seeker, 4, 2, nearly, false), Verdict::NotFresher);
+        assert_eq!(
+            weigh(&seeker, 4, 2, Duration::ZERO, true),
+            Verdict::NotFresher
+        );
+        assert_eq!(weigh(&seeker, 6, 2, second, false), Verdict::OutOfOrder);
+        seeker.stale = true;
+        assert_eq!(weigh(&seeker, 6, 7, second, false), Verdict::Eligible);
+        seeker.age = Duration::MAX;
+        assert_eq!(
+            weigh(&seeker, 6, 7, Duration::MAX, true),
+            Verdict::NotFresher
+        );
+    }
+
+    #[test]
+    fn wishes_go_before_what_is_better() {
+        let steering = Steering {
+            pin: Some(crate::ids::Peer {
+                id: NodeId(6),
+                address: Address::from("a:1"),
+            }),
+            avoided: Vec::from([NodeId(7)]),
+            draining: false,
+        };
+        let mut seeker = seeker(Aim::Better, &steering);
+        seeker.kicker = Some(NodeId(8));
+        let weigh = |id, depth| weigh(&seeker, id, depth, Duration::ZERO, false);
+        assert_eq!(weigh(6, 9), Verdict::Eligible);
+        assert_eq!(weigh(7, 0), Verdict::Avoided);
+        assert_eq!(weigh(8, 0), Verdict::Kicker);
     }
 }

@@ -211,7 +211,8 @@ impl TreeNode {
             steering: &self.saved.steering,
             kicker: self.kicker_at(now),
             fresher_by: self.config.fresher_by,
-            restless: self.config.lacks(Mutation::B7),
+            is_restless: self.config.lacks(Mutation::B7),
+            is_blind: self.config.lacks(Mutation::B1),
         }
     }
 

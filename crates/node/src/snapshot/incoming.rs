@@ -95,6 +95,7 @@ impl Incoming {
             .truncate(false)
             .open(&path)
             .map_err(|error| at_path(&path, error))?;
+        cut(&file, manifest.total_bytes()).map_err(|error| at_path(&path, error))?;
         let mut incoming = Incoming {
             proven: vec![false; manifest.chunks().len()],
             manifest,
@@ -172,6 +173,14 @@ impl Incoming {
     pub fn into_spool(self, path: PathBuf) -> io::Result<Spool> {
         std::fs::rename(&self.path, &path).map_err(|error| at_path(&self.path, error))?;
         Ok(Spool::of_received(self.manifest, self.file, path))
+    }
+}
+
+/// Cuts off what a longer snapshot left.
+fn cut(file: &File, length_bytes: u64) -> io::Result<()> {
+    match file.metadata()?.len() > length_bytes {
+        true => file.set_len(length_bytes),
+        false => Ok(()),
     }
 }
 
@@ -263,6 +272,8 @@ mod tests {
         // And one of which it holds nothing at the right place.
         let incoming = inbox.open(manifest(&["x", "aaaa"])).await.unwrap();
         assert_eq!(lacking(&incoming, 9), "[0..2]");
+        let length = std::fs::metadata(dir.path().join(FILE_NAME)).unwrap().len();
+        assert_eq!(length, 5, "what a longer one left is gone");
     }
 
     #[tokio::test]

@@ -167,6 +167,7 @@ async fn make(
         match spool {
             Ok(spool) => Ok(keep(&core, &mut kept, Arc::new(spool))),
             Err(error) => {
+                tracing::warn!("make a snapshot for a node that is behind: {error}");
                 hold(&core, &kept);
                 Err(error)
             }

@@ -5,7 +5,7 @@ use crate::watcher::{self, Watch};
 use bytes::Bytes;
 use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use std::fs;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 /// What goes by a watcher that does not read.
 const EVENTS: usize = 200;
@@ -44,6 +44,50 @@ async fn requests_that_are_too_large_get_etcds_errors_from_voters_and_listeners(
         largest.expect("a little less than 1.5 MiB");
     }
     cluster.converge().await;
+}
+
+/// B14, on a listener that is a process of its own.
+#[tokio::test]
+async fn a_listener_serves_own_writes_and_bounded_reads_by_metadata() {
+    let cluster = Cluster::start(2, 1, &[]).await;
+    let (mut writer, mut reader) = (cluster.node("v1").kv(), cluster.node("l1").kv());
+    let read = |serializable: bool, name: &'static str, value: i64| {
+        let mut request = Request::new(RangeRequest {
+            key: "k".into(),
+            serializable,
+            ..Default::default()
+        });
+        request.metadata_mut().insert(name, value.into());
+        request
+    };
+    for number in 0..50 {
+        let value = Bytes::from(number.to_string());
+        let put = writer.put(PutRequest {
+            key: "k".into(),
+            value: value.clone(),
+            ..Default::default()
+        });
+        let revision = put.await.expect("a put").into_inner().header;
+        let revision = revision.expect("a header").revision;
+        let own = reader.range(read(true, "eaves-min-revision", revision));
+        let own = own.await.expect("the revision comes").into_inner();
+        assert_eq!(own.kvs[0].value, value);
+        let fresh = reader.range(read(false, "eaves-max-staleness-ms", 0));
+        let fresh = fresh.await.expect("a fresh state");
+        assert!(fresh.metadata().contains_key("eaves-staleness-ms"));
+        assert_eq!(fresh.into_inner().kvs[0].value, value);
+    }
+    let hour = 3_600_000;
+    let sent = cluster.node("l1").metric("read_index_sent_total");
+    for _ in 0..100 {
+        let old = reader.range(read(false, "eaves-max-staleness-ms", hour));
+        old.await.expect("any state of the last hour");
+    }
+    assert_eq!(
+        cluster.node("l1").metric("read_index_sent_total"),
+        sent,
+        "a hundred reads, and not a question"
+    );
 }
 
 fn assert_refused<T>(answer: Result<T, Status>, code: Code, text: &str) {

@@ -12,7 +12,7 @@
 use super::source::{apply_rest, open_log};
 use super::{Origin, RecoverError, Survey};
 use crate::applier::Applier;
-use crate::config::Group;
+use crate::config::{Founder, Group};
 use crate::identity::{Identity, IdentityError, write_durably};
 use crate::keeper::UNPERSISTED_MAX_BYTES;
 use crate::member::{Member, Membership};
@@ -43,12 +43,6 @@ pub(crate) fn refuse_unfinished(dir: &Path) -> Result<(), IdentityError> {
     }
 }
 
-/// What the new entry is, the same for all voters.
-struct Beginning {
-    frame: Frame,
-    term: u64,
-}
-
 impl Survey {
     /// Makes a directory for each founder of `group`, in the same order, from the chosen source; returns the new group's first entry,
     /// its membership, as (term, index). A directory must be empty, absent, or left from an attempt that was interrupted.
@@ -76,50 +70,15 @@ impl Survey {
         mut before: impl FnMut(&'static str) -> io::Result<()>,
     ) -> Result<(u64, u64), RecoverError> {
         self.check(group, dirs)?;
-        let chosen = self.chosen();
-        let beginning = self.beginning(group);
+        let first = self.first_entry(group);
         let mut locks = Vec::new();
         for (dir, founder) in dirs.iter().zip(&group.founders) {
-            let mut fill = || -> io::Result<()> {
-                before("lock")?;
-                // Durably: what is made here must not be gone with its directory after a power failure.
-                RealDisk.create_dir_all(dir)?;
-                locks.push(DirLock::acquire(dir).map_err(io::Error::other)?);
-                before("mark")?;
-                write_durably(&dir.join(UNFINISHED), b"this directory is not whole\n")?;
-                before("copy")?;
-                clear(dir)?;
-                copy_dir(&chosen.dir, dir, true)?;
-                before("begin")?;
-                let vote = VoteBytes {
-                    term: beginning.term,
-                    voted_for: founder.id,
-                    committed: false,
-                };
-                begin(dir, open(dir)?, chosen.chain(), &beginning.frame, vote)
-            };
-            fill().map_err(at(dir))?;
+            let filled = self.fill(dir, founder.id, &first, &open, &mut before);
+            locks.push(filled.map_err(at(dir))?);
         }
         for (dir, founder) in dirs.iter().zip(&group.founders) {
-            let identity = Identity {
-                cluster_id: Some(group.cluster_id),
-                node_id: founder.id,
-                is_voter: true,
-                began_as_voter: true,
-                keep_below: None,
-                name: founder.name.clone(),
-            };
-            let origin = Origin {
-                cluster_id: chosen.cluster_id,
-                last: chosen.last(),
-            };
-            let mut name = || -> io::Result<()> {
-                before("note")?;
-                origin.save(dir)?;
-                before("identify")?;
-                identity.save(dir).map_err(io::Error::other)
-            };
-            name().map_err(at(dir))?;
+            self.name(dir, group.cluster_id, founder, &mut before)
+                .map_err(at(dir))?;
         }
         for dir in dirs {
             let mut release = || -> io::Result<()> {
@@ -129,8 +88,64 @@ impl Survey {
             };
             release().map_err(at(dir))?;
         }
-        let LogId { term, index } = beginning.frame.id();
+        let LogId { term, index } = first.id();
         Ok((term, index))
+    }
+
+    /// Copies the source to `dir`, with `first` at the end of its log and state; gives the directory's lock.
+    fn fill(
+        &self,
+        dir: &Path,
+        node_id: u64,
+        first: &Frame,
+        open: &impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
+        before: &mut impl FnMut(&'static str) -> io::Result<()>,
+    ) -> io::Result<DirLock> {
+        before("lock")?;
+        // Durably: what is made here must not be gone with its directory after a power failure.
+        RealDisk.create_dir_all(dir)?;
+        let lock = DirLock::acquire(dir).map_err(io::Error::other)?;
+        // Somebody else may have made something here until now.
+        check_free(dir)?;
+        before("mark")?;
+        write_durably(&dir.join(UNFINISHED), b"this directory is not whole\n")?;
+        before("copy")?;
+        clear(dir)?;
+        copy_dir(&self.chosen().dir, dir, true)?;
+        before("begin")?;
+        let vote = VoteBytes {
+            term: first.id().term,
+            voted_for: node_id,
+            committed: false,
+        };
+        begin(dir, open(dir)?, self.chosen().chain(), first, vote)?;
+        Ok(lock)
+    }
+
+    /// Says in a filled directory whose it is, and where it comes from.
+    fn name(
+        &self,
+        dir: &Path,
+        cluster_id: u64,
+        founder: &Founder,
+        before: &mut impl FnMut(&'static str) -> io::Result<()>,
+    ) -> io::Result<()> {
+        before("note")?;
+        let origin = Origin {
+            cluster_id: self.chosen().cluster_id,
+            last: self.chosen().last(),
+        };
+        origin.save(dir)?;
+        before("identify")?;
+        let identity = Identity {
+            cluster_id: Some(cluster_id),
+            node_id: founder.id,
+            is_voter: true,
+            began_as_voter: true,
+            keep_below: None,
+            name: founder.name.clone(),
+        };
+        identity.save(dir).map_err(io::Error::other)
     }
 
     /// Refuses what [`Survey::make`] would refuse before it makes anything.
@@ -152,7 +167,7 @@ impl Survey {
     }
 
     /// The entry that makes the founders the voters, in a term of its own, above all that the source knows of.
-    fn beginning(&self, group: &Group) -> Beginning {
+    fn first_entry(&self, group: &Group) -> Frame {
         let members = group.founders.iter().map(|founder| {
             let member = Member {
                 id: founder.id,
@@ -167,12 +182,8 @@ impl Survey {
             members: members.collect(),
         };
         let chosen = self.chosen();
-        let term = chosen.term_known + 1;
-        let id = LogId::new(term, chosen.index + 1);
-        Beginning {
-            frame: Frame::encode(id, Kind::Membership, &membership.to_bytes()),
-            term,
-        }
+        let id = LogId::new(chosen.term_known + 1, chosen.index + 1);
+        Frame::encode(id, Kind::Membership, &membership.to_bytes())
     }
 }
 

@@ -3,15 +3,11 @@
 
 mod common;
 
-use common::{Cluster, Running, converged, eventually, write};
-use eaves::{Connection, Flushing, Listener, Network, Task, TcpNetwork};
-use std::io;
-use std::pin::Pin;
+use common::{Cluster, Running, Stalling, converged, eventually, write};
+use eaves::Flushing;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncRead, ReadBuf};
 
 /// Three voters that feed one listener each, so that their two places are taken: by `l0`, and by one that feeds nobody. Whoever comes
 /// next hangs below `l0`.
@@ -138,47 +134,4 @@ async fn one_that_stops_reading_delays_neither_sibling_nor_group() {
         upstream.node.counters().listeners_left.total() >= 1
     })
     .await;
-}
-
-/// TCP, on which nothing arrives any more once it is told to stall.
-#[derive(Clone, Default)]
-struct Stalling {
-    stalled: Arc<AtomicBool>,
-}
-
-impl Network for Stalling {
-    fn connect<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Connection>> {
-        Box::pin(async move {
-            let connection = TcpNetwork.connect(address).await?;
-            Ok(Connection {
-                reader: Box::new(StallingReader {
-                    reader: connection.reader,
-                    stalled: self.stalled.clone(),
-                }),
-                ..connection
-            })
-        })
-    }
-
-    fn listen<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Box<dyn Listener>>> {
-        TcpNetwork.listen(address)
-    }
-}
-
-struct StallingReader {
-    reader: Box<dyn AsyncRead + Send + Unpin>,
-    stalled: Arc<AtomicBool>,
-}
-
-impl AsyncRead for StallingReader {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.stalled.load(Ordering::Relaxed) {
-            return Poll::Pending; // For good: nobody is to be woken.
-        }
-        Pin::new(&mut self.reader).poll_read(context, buffer)
-    }
 }

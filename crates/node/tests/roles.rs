@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Cluster, Running, converged, eventually, write};
+use common::{Cluster, Running, Stalling, converged, eventually, write};
 use eaves::{Role, RoleChange, RoleChangeError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 fn promote(node: &str) -> RoleChange {
     RoleChange::Promote { node: node.into() }
@@ -532,4 +534,36 @@ async fn a_leader_that_lost_its_quorum_is_shown_as_none() {
         role(&left) != Role::Leader && left.node.status().borrow().leader.is_none()
     })
     .await;
+}
+
+/// S15: who is far behind is waited for, and told about meanwhile.
+#[tokio::test]
+async fn a_listener_that_is_far_behind_is_waited_for() {
+    const BEHIND: usize = 1_500;
+    let (cluster, nodes, _listener) = with_listener().await;
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let network = Stalling::default();
+    let mut config = cluster.listener("late", &upstreams);
+    config.network = Arc::new(network.clone());
+    let late = cluster.start(config).await;
+    converged(&[&late], 5).await;
+    network.stalled.store(true, Ordering::Relaxed);
+    let writes = (0..BEHIND).map(|number| nodes[0].node.write(number.to_string().into()));
+    for written in futures_util::future::join_all(writes).await {
+        written.unwrap();
+    }
+    let mut waited = false;
+    let promoted = nodes[1].node.change_role(promote("late"), |line| {
+        if line.starts_with(&format!("late is {BEHIND} entries behind")) {
+            waited = true;
+            assert_eq!(role(&late), Role::Listener, "it has no vote yet");
+            network.stalled.store(false, Ordering::Relaxed);
+        }
+    });
+    promoted.await.unwrap();
+    assert!(waited, "it was behind");
+    assert_ne!(role(&late), Role::Listener);
+    let all: Vec<&Running> = nodes.iter().chain([&late]).collect();
+    converged(&all, 5 + BEHIND).await;
 }

@@ -7,12 +7,19 @@ pub mod faults;
 pub mod memory;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use eaves::{Config, Group, Node, SmallMachine, SmallState, StartAs};
+use eaves::{
+    Config, Connection, Group, Listener, Network, Node, SmallMachine, SmallState, StartAs, Task,
+    TcpNetwork,
+};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Everything that was ever applied, in order.
 #[derive(Clone, Default)]
@@ -182,4 +189,47 @@ pub async fn converged(nodes: &[&Running], length: usize) {
         nodes.iter().all(|running| running.commands() == first),
         "histories differ"
     );
+}
+
+/// TCP, on which nothing arrives any more on connections that this node opens, once it is told to stall. They stay stalled for good.
+#[derive(Clone, Default)]
+pub struct Stalling {
+    pub stalled: Arc<AtomicBool>,
+}
+
+impl Network for Stalling {
+    fn connect<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Connection>> {
+        Box::pin(async move {
+            let connection = TcpNetwork.connect(address).await?;
+            Ok(Connection {
+                reader: Box::new(StallingReader {
+                    reader: connection.reader,
+                    stalled: self.stalled.clone(),
+                }),
+                ..connection
+            })
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Box<dyn Listener>>> {
+        TcpNetwork.listen(address)
+    }
+}
+
+struct StallingReader {
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    stalled: Arc<AtomicBool>,
+}
+
+impl AsyncRead for StallingReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.stalled.load(Ordering::Relaxed) {
+            return Poll::Pending; // For good: nobody is to be woken.
+        }
+        Pin::new(&mut self.reader).poll_read(context, buffer)
+    }
 }

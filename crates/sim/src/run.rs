@@ -206,11 +206,9 @@ impl Run {
         self.world.setup.write_interval = SECOND;
         self.world.run_until(self.world.now() + VIEWS_BOUND);
         self.world.checks.loops.quiet = true;
-        self.wait(
-            IMPROVE_BOUND + 20 * improve,
-            "min-depth",
-            liveness::could_do_better,
-        );
+        self.wait(IMPROVE_BOUND + 20 * improve, "min-depth", |world| {
+            liveness::could_do_better(world).or_else(|| liveness::moves(world))
+        });
         let before = self.world.counts.moves;
         self.world.run_until(self.world.now() + 3 * improve);
         let moves = self.world.counts.moves - before;

@@ -123,3 +123,19 @@ pub fn could_do_better(world: &World) -> Option<String> {
         ))
     })
 }
+
+/// A listener that is registered with another than it follows: it is just moving, and no place is as it seems.
+pub fn moves(world: &World) -> Option<String> {
+    world.numbers().find_map(|number| {
+        let node = world.hosts[number as usize].node.as_ref()?;
+        let gone_to = |listener: NodeId| {
+            let follower = world.hosts[host_of(listener) as usize].node.as_ref();
+            let upstream = follower.and_then(|follower| follower.upstream());
+            upstream.is_none_or(|upstream| upstream.peer.id != id(number))
+        };
+        let moving = node
+            .downstreams()
+            .find(|downstream| gone_to(downstream.peer.id))?;
+        Some(format!("{} is moving", moving.peer))
+    })
+}

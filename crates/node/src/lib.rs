@@ -25,6 +25,7 @@ mod opening;
 mod orders;
 mod peer;
 mod position;
+mod questions;
 mod raft;
 mod reads;
 mod recover;

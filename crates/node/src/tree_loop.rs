@@ -12,19 +12,19 @@ use crate::identity::write_durably;
 use crate::intake;
 use crate::links::{self, LinkCommand};
 use crate::message::{AskCall, Call, FormerBytes, Reply};
+use crate::questions::Questions;
 use crate::status::{NodeEvent, Role};
 use crate::tree_wire::SavedBytes;
 use eaves_tree::{
     Address, Answer, BUSY_RETRY_AFTER, Event, Instant, LeaveReason, Left, LinkId, LogPosition,
-    LogVerdict, Message, NodeId, Output, Peer, QUESTIONS_WAITING_MAX, RefuseReason, Register,
-    TreeNode, VoterState, Zone,
+    LogVerdict, Message, NodeId, Output, Peer, RefuseReason, Register, TreeNode, VoterState, Zone,
 };
 use prost::Message as _;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -43,6 +43,7 @@ pub(crate) enum Input {
     Ask {
         from: NodeId,
         zone: Option<Zone>,
+        asked_at: tokio::time::Instant,
         answer: oneshot::Sender<Answer>,
     },
     Answered {
@@ -163,8 +164,8 @@ struct Former {
 pub(crate) struct TreeHandle {
     inputs: mpsc::UnboundedSender<Input>,
     place: watch::Receiver<Place>,
-    /// How many questions wait for the loop.
-    questions: AtomicUsize,
+    /// The questions that wait for the loop.
+    questions: Questions,
 }
 
 /// What becomes of a peer's question.
@@ -188,7 +189,7 @@ impl TreeHandle {
             TreeHandle {
                 inputs,
                 place: watching,
-                questions: AtomicUsize::new(0),
+                questions: Questions::default(),
             },
             TreeEnds {
                 inputs: receiver,
@@ -215,14 +216,14 @@ impl TreeHandle {
     /// Answers a peer's question (S7), or says that too many others are waiting, which costs nothing (B19). A stopped node
     /// answers none.
     pub async fn ask(&self, from: u64, zone: Option<&str>) -> Option<Asked> {
-        if self.questions.load(Ordering::Relaxed) >= QUESTIONS_WAITING_MAX {
+        if !self.questions.wait() {
             return Some(Asked::Busy(BUSY_RETRY_AFTER));
         }
         let (answer, wait) = oneshot::channel();
-        self.questions.fetch_add(1, Ordering::Relaxed);
         self.tell(Input::Ask {
             from: NodeId(from),
             zone: zone.map(Zone::from),
+            asked_at: tokio::time::Instant::now(),
             answer,
         });
         wait.await.ok().map(Asked::Answer)
@@ -404,8 +405,13 @@ impl Run {
         let now = self.now();
         self.catch_up();
         match input {
-            Input::Ask { from, zone, answer } => {
-                self.core.tree.questions.fetch_sub(1, Ordering::Relaxed);
+            Input::Ask {
+                from,
+                zone,
+                asked_at,
+                answer,
+            } => {
+                self.core.tree.questions.taken(asked_at.elapsed());
                 drop(answer.send(self.tree.handle_ask(now, from, zone.as_ref())))
             }
             Input::Answered { from, answer } => self.tree.handle_answer(now, &from, answer),

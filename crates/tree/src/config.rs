@@ -30,9 +30,14 @@ pub const IMPROVEMENT_WINDOW: Duration = Duration::from_secs(3600);
 /// How many servers of a choice are kept once it is made (`B15`).
 pub const CONSIDERED_MAX: usize = 64;
 
-/// How many questions may wait at a node. A driver answers further ones with "busy" at once, before it does any work for
-/// them (`B19`): a queue of this length is worked off in well under the time a listener waits for an answer.
-pub const QUESTIONS_WAITING_MAX: usize = 256;
+/// How long questions may wait at a node (`B19`): half the time an asker waits for its answer. While they wait longer, a driver
+/// answers further ones with "busy" at once, before it does any work for them. Putting askers off earlier only makes a crowd
+/// slower: a hundred thousand that ask one node at 10 us each are answered within the second if they wait, and within two and
+/// more if most are told to come back.
+pub const QUESTION_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How many questions may wait at a node, however fast it is, so that its memory is bounded.
+pub const QUESTIONS_WAITING_MAX: usize = 1 << 16;
 
 /// When a listener is to ask a busy node again (`B19`), unless that says otherwise. The listener adds up to as much again, so
 /// that a crowd does not come back together.

@@ -13,8 +13,8 @@
 //! invariants are checked all the while, and one that does not hold ends the course.
 //!
 //! What is modelled: the protocol as it is, one-way delays that differ by up to half between pairs, one round trip to connect,
-//! and the time a node works on a question, during which others wait, up to
-//! [`QUESTIONS_WAITING_MAX`](eaves_tree::QUESTIONS_WAITING_MAX). What is not: processors shared by many nodes, bandwidth, limits
+//! and the time a node works on a question, during which others wait, for at most
+//! [`QUESTION_WAIT_MAX`](eaves_tree::QUESTION_WAIT_MAX). What is not: processors shared by many nodes, bandwidth, limits
 //! on connections, and the time to register. No entries flow but the group's own, so catching up costs nothing here.
 
 mod course;

@@ -7,7 +7,7 @@ use crate::host::{Power, host_at, host_of, id};
 use crate::network::{ASK_TIMEOUT, CONNECT_TIMEOUT, LISTENER, Packet, UPSTREAM};
 use eaves_tree::{
     Address, Answer, BUSY_RETRY_AFTER, Event as TreeEvent, Instant, LinkId, Message, Output,
-    QUESTIONS_WAITING_MAX, Saved, TreeNode,
+    QUESTION_WAIT_MAX, Saved, TreeNode,
 };
 
 impl World {
@@ -142,7 +142,7 @@ impl World {
         }
         let machine = self.host(to);
         let free_at = machine.free_at.max(now);
-        if (free_at - now) / cost >= QUESTIONS_WAITING_MAX as Micros {
+        if free_at - now >= QUESTION_WAIT_MAX.as_micros() as Micros {
             let back = self.network.delay(to, from);
             let event = Event::Busy {
                 from: to,

@@ -16,7 +16,7 @@ const LOG_VARIABLE: &str = "EAVES_LOG";
 /// What a server logs unless told otherwise. Where openraft tells of every attempt to reach a voter that is away, its warnings are left
 /// out: replicating, heartbeats, votes. Those about snapshots, the log, or its own state pass.
 const SERVER_LOG: &str = "info,openraft=warn,openraft::replication=error,openraft::replication::snapshot_transmitter=warn,\
-    openraft::core::heartbeat=error,openraft::core::raft_core=error";
+    openraft::engine::handler::replication_handler=error,openraft::core::heartbeat=error,openraft::core::raft_core=error";
 
 /// A replicated key-value server that speaks the etcd v3 API, with a tree of listeners that carries its log anywhere.
 #[derive(Parser, Debug)]

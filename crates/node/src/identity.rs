@@ -118,7 +118,7 @@ pub enum IdentityError {
 impl Identity {
     /// Reads the identity of `dir`; `None` if it is a new directory.
     pub fn load(dir: &Path) -> Result<Option<Identity>, IdentityError> {
-        crate::recover::refuse_unfinished(dir)?;
+        crate::recover::check_whole(dir)?;
         let file = dir.join(FILE);
         match fs::read_to_string(&file) {
             Ok(text) => parse(&text)

@@ -52,7 +52,7 @@ pub use member::Member;
 pub use net::{CONNECT_TIMEOUT, Connection, Listener, Network, Task, TcpNetwork};
 pub use node::Node;
 pub use raft::RaftTimes;
-pub use recover::{Agreement, RecoverError, Source, Stand, Survey};
+pub use recover::{Agreement, RecoverError, Source, Stand, Survey, check_whole};
 pub use roles::{RoleChange, RoleChangeError};
 pub use small_state::{SmallMachine, SmallState};
 pub use state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};

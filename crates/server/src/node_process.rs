@@ -152,6 +152,8 @@ fn open_store(settings: &NodeSettings) -> Outcome<Arc<Store>> {
     };
     std::fs::create_dir_all(&settings.data_dir)
         .map_err(|error| cannot(format!("{error}; give another --data-dir")))?;
+    eaves::check_whole(&settings.data_dir)
+        .map_err(|error| Failure::failed(format!("cannot start {}: {error}", settings.name)))?;
     let store = Store::open(&settings.data_dir).map_err(|error| cannot(error.to_string()))?;
     Ok(Arc::new(store))
 }

@@ -248,6 +248,33 @@ fn a_recovery_from_nothing_or_to_nowhere_is_refused() {
 }
 
 #[test]
+fn a_directory_that_a_recovery_did_not_finish_is_refused_as_that() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let dir = directory.path().display().to_string();
+    for (file, content) in [("recovering", ""), ("state.redb", "a part of a copy")] {
+        std::fs::write(directory.path().join(file), content).expect("write a file");
+    }
+    let (clients, peers) = (nobody(), nobody());
+    let node = [
+        "--data-dir",
+        &dir,
+        "--listen-client-urls",
+        &clients,
+        "--listen-peer-urls",
+        &peers,
+    ];
+    for command in [&["serve"][..], &["listen", "--upstream", "h:1"]] {
+        let arguments = [command, &node].concat();
+        assert_one_line(
+            &arguments,
+            1,
+            &[&dir, "is not whole", "run the same command again"],
+        );
+    }
+    assert_one_line(&["recover", "--from", &dir], 1, &[&dir, "is not whole"]);
+}
+
+#[test]
 fn wrong_flags_of_a_node_are_usage_errors() {
     for (arguments, parts) in [
         (

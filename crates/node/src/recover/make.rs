@@ -33,8 +33,9 @@ const UNFINISHED: &str = "recovering";
 /// How often the state machine is asked to make its state durable; each time it must get somewhere.
 const MAX_PERSISTS: usize = 8;
 
-/// Refuses a directory whose making was interrupted.
-pub(crate) fn refuse_unfinished(dir: &Path) -> Result<(), IdentityError> {
+/// Refuses a directory whose making was interrupted. [`crate::Node::start`] does, too; who opens a state machine before that asks first,
+/// since its files may be there in part.
+pub fn check_whole(dir: &Path) -> Result<(), IdentityError> {
     match dir.join(UNFINISHED).exists() {
         true => Err(IdentityError::Unfinished {
             dir: dir.display().to_string(),

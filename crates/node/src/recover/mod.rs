@@ -33,7 +33,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use make::refuse_unfinished;
+pub use make::check_whole;
 pub(crate) use origin::Origin;
 pub use source::{Source, Stand};
 pub use survey::{Agreement, Survey};

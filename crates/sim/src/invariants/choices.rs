@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 struct Remembered {
     /// When each node answered last, by the asker's clock, and whether it was stale.
     answers: BTreeMap<u32, (Micros, bool)>,
+    /// When it sent its last registration: what it heard later it could not go by.
+    registered: Micros,
     /// Since when it is detached below this head, so many levels.
     detached: Option<(Micros, NodeId, u32)>,
 }
@@ -35,6 +37,11 @@ impl Choices {
         self.0[number as usize]
             .answers
             .insert(by, (now, answer.stale));
+    }
+
+    /// `number` asks to be registered, going by what it has heard so far.
+    pub(crate) fn registers(&mut self, now: Micros, number: u32) {
+        self.0[number as usize].registered = now;
     }
 
     pub(super) fn event(&mut self, now: Micros, number: u32, event: &Event, host: &Host) {
@@ -73,7 +80,7 @@ impl Choices {
                     remembered
                         .answers
                         .get(&by)
-                        .filter(|(at, _)| *at >= began)
+                        .filter(|(at, _)| (began..=remembered.registered).contains(at))
                         .map(|(_, stale)| *stale)
                 };
                 let fresher = choice

@@ -244,6 +244,7 @@ impl World {
         self.counts.registrations += 1;
         self.ledger.message(host);
         self.checks.searches(self.queue.now(), host, machine);
+        self.checks.choices.registers(self.queue.now(), host);
         self.trace
             .note(self.queue.now(), host, [5, u64::from(to), 0], || {
                 format!(

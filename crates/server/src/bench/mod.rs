@@ -4,6 +4,7 @@
 //! - [`wire`] is a gRPC client bare of all comfort: the load generator often shares the machine with what it measures.
 //! - [`load`] runs the clients, in a closed loop or at a target rate.
 //! - [`report`] prints what was measured.
+//! - [`moves`] is of another kind: it changes the leader and asks the listeners.
 //!
 //! # What the numbers mean
 //!
@@ -15,6 +16,7 @@
 //! Failed requests are counted by their message and are in neither throughput nor latencies.
 
 mod load;
+mod moves;
 mod pacer;
 mod plan;
 mod report;
@@ -30,12 +32,15 @@ pub enum BenchCommand {
     Put(plan::PutArgs),
     /// Get random keys
     Get(plan::GetArgs),
+    /// Hand leadership over again and again and measure how soon listeners are fed again
+    Moves(moves::MovesArgs),
 }
 
 /// Runs `bench`.
 pub async fn run(command: BenchCommand) -> Outcome {
     let (plan, json) = match command {
         BenchCommand::Put(args) => (plan::Plan::of_puts(&args)?, args.common.json),
+        BenchCommand::Moves(args) => return moves::run(args).await,
         BenchCommand::Get(args) => (plan::Plan::of_gets(&args)?, args.common.json),
     };
     let result = load::run(&plan).await?;

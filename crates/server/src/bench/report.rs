@@ -125,7 +125,7 @@ fn throughput(measured: &Measured) -> f64 {
 }
 
 /// A duration with three significant digits or so.
-fn time(duration: Duration) -> String {
+pub(super) fn time(duration: Duration) -> String {
     match duration.as_nanos() {
         0..1_000_000 => format!("{:.0} us", duration.as_nanos() as f64 / 1e3),
         1_000_000..10_000_000 => format!("{:.2} ms", duration.as_secs_f64() * 1e3),

@@ -207,6 +207,7 @@ fn add(event: &mut Event, happening: Result<NodeEvent, broadcast::error::RecvErr
 fn status_of(node: &Node) -> StatusResponse {
     let status = node.status().borrow().clone();
     let positions = node.positions();
+    let counters = node.counters();
     StatusResponse {
         cluster_id: status.cluster_id,
         node_id: status.node_id,
@@ -220,6 +221,8 @@ fn status_of(node: &Node) -> StatusResponse {
         upstream: status.upstream,
         depth: status.depth,
         snapshot: node.snapshot_progress().map(snapshot),
+        fed_again: counters.fed_again,
+        unfed_last_us: counters.unfed_last_us,
     }
 }
 

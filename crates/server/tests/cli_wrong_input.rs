@@ -51,6 +51,7 @@ fn help_and_version_are_success() {
         &["--version"],
         &["help", "serve"],
         &["bench", "put", "--help"],
+        &["bench", "moves", "--help"],
     ] {
         let output = eaves(arguments);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -204,6 +205,7 @@ fn contradictory_flags_are_usage_errors() {
         (&["put", "", "v"], "KEY is empty"),
         (&["get", "a", "--keys-only", "--count-only"], "--keys-only"),
         (&["bench", "put", "--clients", "0"], "--clients"),
+        (&["bench", "moves", "--changes", "0"], "--changes"),
         (&["bench", "put", "--value-size", "2000000"], "--value-size"),
         (
             &["bench", "get", "--connections", "9", "--clients", "8"],

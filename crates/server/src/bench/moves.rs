@@ -64,7 +64,10 @@ pub async fn run(args: MovesArgs) -> Outcome {
         let handover = Handover::plan(&client, timeout).await?;
         let kicked = handover.make(&client, &mut unfed).await?;
         if !args.json {
-            output.line(&format!("{number}: {} leads, {kicked} kicked", handover.next))?;
+            output.line(&format!(
+                "{number}: {} leads, {kicked} kicked",
+                handover.next
+            ))?;
             output.flush()?;
         }
         tokio::time::sleep(PAUSE).await;
@@ -84,9 +87,16 @@ impl Handover {
     /// Waits until every listener has a place, and finds the follower that feeds most of them.
     async fn plan(client: &Client, timeout: Duration) -> Outcome<Handover> {
         let rows = whole_tree(client).await?;
-        let below = |row: &Row| rows.iter().filter(|other| other.upstream == Some(row.id)).count();
+        let below = |row: &Row| {
+            rows.iter()
+                .filter(|other| other.upstream == Some(row.id))
+                .count()
+        };
         let followers = rows.iter().filter(|row| row.role == Role::Follower);
-        let Some(next) = followers.max_by_key(|row| below(row)).filter(|row| below(row) > 0) else {
+        let Some(next) = followers
+            .max_by_key(|row| below(row))
+            .filter(|row| below(row) > 0)
+        else {
             return Err(Failure::failed(
                 "no follower feeds a listener, so nobody would be kicked; start some with `eaves listen`",
             ));
@@ -113,7 +123,9 @@ impl Handover {
             change: Some(Change::TransferLeader(to)),
         };
         let call = async |channel| {
-            let mut progress = AdminClient::new(channel).change_role(request.clone()).await?;
+            let mut progress = AdminClient::new(channel)
+                .change_role(request.clone())
+                .await?;
             while progress.get_mut().message().await?.is_some() {}
             Ok(())
         };
@@ -142,7 +154,11 @@ async fn whole_tree(client: &Client) -> Outcome<Vec<Row>> {
         if led && rows.iter().all(|row| row.depth.is_some()) {
             return Ok(rows);
         }
-        patient(deadline, "there is no leader, or a listener without a place").await?;
+        patient(
+            deadline,
+            "there is no leader, or a listener without a place",
+        )
+        .await?;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! How long each was without an upstream is printed, and never asserted.
 
-use crate::cluster::{Cluster, Node, leader_of};
+use crate::cluster::{Cluster, Node, eaves, leader_of};
 use crate::support::eventually;
 use crate::watcher::Watching;
 use crate::writer::Writing;
@@ -89,6 +89,36 @@ async fn an_inner_listener_killed_its_subtree_stays_together_and_is_fed_again() 
         (row(&after, &child)["id"].clone(), grandchild_moves),
         "B3: {grandchild} stays with {child}: {after:#?}"
     );
+    writing.more(WRITES_AFTER).await;
+    let writes = writing.stop().await;
+    let content = cluster.converge().await;
+    writes.assert_held(&content);
+    watching.assert_gapless(&content).await;
+    assert_only_deltas(&cluster);
+    print_gaps(&cluster);
+}
+
+/// S10, B2: leadership is handed over, and the old leader lives on: whoever the new one kicks off goes where it sends it. `eaves bench
+/// moves` does that again and again and measures it.
+#[tokio::test]
+async fn listeners_kicked_while_the_old_leader_lives_are_fed_again_each_time() {
+    const CHANGES: u64 = 3;
+    let cluster = Cluster::start(3, 6, &[]).await;
+    let watching = Watching::start(listeners(&cluster)).await;
+    let writing = Writing::start(&cluster);
+    writing.more(WRITES_BEFORE).await;
+    cluster.whole_tree("v1").await;
+    let changes = CHANGES.to_string();
+        let address = cluster.node("l1").address();
+    let measured = tokio::task::spawn_blocking(move || {
+        eaves(&address, &["bench", "moves", "--json", "--changes", &changes])
+    });
+    let measured: Value = serde_json::from_str(&measured.await.expect("no panic")).expect("JSON");
+    println!("{measured}");
+    assert_eq!(measured["changes"], CHANGES);
+    // Each time at least one listener.
+    assert!(measured["moves"].as_u64() >= Some(CHANGES), "{measured}");
+
     writing.more(WRITES_AFTER).await;
     let writes = writing.stop().await;
     let content = cluster.converge().await;

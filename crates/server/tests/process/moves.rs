@@ -109,9 +109,12 @@ async fn listeners_kicked_while_the_old_leader_lives_are_fed_again_each_time() {
     writing.more(WRITES_BEFORE).await;
     cluster.whole_tree("v1").await;
     let changes = CHANGES.to_string();
-        let address = cluster.node("l1").address();
+    let address = cluster.node("l1").address();
     let measured = tokio::task::spawn_blocking(move || {
-        eaves(&address, &["bench", "moves", "--json", "--changes", &changes])
+        eaves(
+            &address,
+            &["bench", "moves", "--json", "--changes", &changes],
+        )
     });
     let measured: Value = serde_json::from_str(&measured.await.expect("no panic")).expect("JSON");
     println!("{measured}");

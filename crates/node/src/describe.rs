@@ -1,6 +1,7 @@
 //! The whole tree, from any node (B15): answers what a survey asks, and conducts one over the network.
 
 use crate::core::Core;
+use crate::edges;
 use crate::message::{Call, DescribeCall, PeerAtBytes, Reply, RowBytes, Rows, SnapshotBytes};
 use crate::status::TreePicture;
 use crate::survey::{ASKED_AT_ONCE, Survey};
@@ -154,6 +155,7 @@ fn own_row(core: &Core, inspection: &Inspection) -> RowBytes {
         draining: inspection.steering.draining,
         pin: inspection.steering.pin.as_ref().map(|pin| pin.id.0),
         avoids: inspection.steering.avoided.iter().map(|id| id.0).collect(),
+        behind_ms: edges::upstream_lag(core).map_or(0, |lag| milliseconds(lag.time)),
         snapshot: core.snapshots.progress().map(|progress| SnapshotBytes {
             received_bytes: progress.received_bytes,
             total_bytes: progress.total_bytes,

@@ -367,6 +367,9 @@ pub(crate) struct RowBytes {
     /// The snapshot on its way to it.
     #[prost(message, optional, tag = "19")]
     pub snapshot: Option<SnapshotBytes>,
+    /// How long the oldest entry that it has not got has been known committed by its upstream.
+    #[prost(uint64, tag = "20")]
+    pub behind_ms: u64,
 }
 
 /// A listener says from where it wants to be fed, once accepted.

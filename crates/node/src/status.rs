@@ -109,6 +109,9 @@ pub struct TreeRow {
     pub applied: u64,
     /// How many entries it is behind the node that is furthest.
     pub lag_entries: u64,
+    /// For how long it has been behind its root, as far as its log goes: how long the oldest entry that it has not got has been known
+    /// committed, added up over the edges of its path. Zero when it has everything.
+    pub lag: Duration,
     /// How many listeners are registered with it.
     pub registered: u32,
     /// How many it accepts.

@@ -16,6 +16,7 @@
 
 use crate::message::{FormerBytes, PeerAtBytes, RowBytes, Rows};
 use crate::status::{Missing, Role, SnapshotProgress, TreePicture, TreeRow};
+use eaves_tree::PATH_LIMIT;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -145,8 +146,10 @@ impl Survey {
             .map(|row| row.committed)
             .max()
             .unwrap_or(0);
+        let lags: Vec<Duration> = self.rows.values().map(|row| self.lag(row)).collect();
         let mut rows: Vec<TreeRow> = self.rows.into_values().collect();
-        for row in &mut rows {
+        for (row, lag) in rows.iter_mut().zip(lags) {
+            row.lag = lag;
             row.lag_entries = furthest.saturating_sub(row.applied);
         }
         rows.sort_by(|a, b| {
@@ -157,6 +160,19 @@ impl Survey {
             rows,
             missing: self.missing.into_values().collect(),
         }
+    }
+
+    /// How long a node has been behind its root: what each edge of its path is behind, added up.
+    fn lag(&self, row: &TreeRow) -> Duration {
+        let mut lag = Duration::ZERO;
+        let mut at = Some(row);
+        // Rows of different moments may form a loop.
+        for _ in 0..PATH_LIMIT {
+            let Some(row) = at else { break };
+            lag = lag.saturating_add(row.lag);
+            at = row.upstream.and_then(|upstream| self.rows.get(&upstream));
+        }
+        lag
     }
 
     /// Takes a row in; the later word of the same node counts. What it applied is its clock.
@@ -222,6 +238,7 @@ fn row_from_bytes(row: RowBytes) -> Option<TreeRow> {
         committed: row.committed,
         applied: row.applied,
         lag_entries: 0,
+        lag: Duration::from_millis(row.behind_ms),
         registered: row.registered,
         capacity: row.capacity,
         age: row.age_ms.map(Duration::from_millis),

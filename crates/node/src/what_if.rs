@@ -291,6 +291,7 @@ mod tests {
             committed: 0,
             applied: 0,
             lag_entries: 0,
+            lag: std::time::Duration::ZERO,
             registered,
             capacity,
             age: None,

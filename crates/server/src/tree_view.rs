@@ -21,6 +21,7 @@ pub struct Row {
     pub committed: u64,
     pub applied: u64,
     pub lag_entries: u64,
+    pub lag_ms: u64,
     pub registered: u32,
     pub capacity: u32,
     pub age_ms: Option<u64>,
@@ -86,6 +87,7 @@ impl From<proto::TreeNode> for Row {
             committed: node.committed,
             applied: node.applied,
             lag_entries: node.lag_entries,
+            lag_ms: node.lag_ms,
             registered: node.registered,
             capacity: node.capacity,
             age_ms: node.age_ms,
@@ -226,12 +228,20 @@ fn cells(row: &Row, before_name: &str) -> Vec<String> {
         format!("{before_name}{name}"),
         row.role.name().to_string(),
         row.depth.map_or("-".to_string(), |depth| depth.to_string()),
-        row.lag_entries.to_string(),
+        lag(row),
         span(row.age_ms),
         feeds,
         span(row.fed_for_ms),
         row.client_url.trim_start_matches("http://").to_string(),
     ]
+}
+
+/// In entries, and in time if it is behind.
+fn lag(row: &Row) -> String {
+    match row.lag_ms {
+        0 => row.lag_entries.to_string(),
+        _ => format!("{} ({})", row.lag_entries, span(Some(row.lag_ms))),
+    }
 }
 
 fn span(milliseconds: Option<u64>) -> String {
@@ -298,6 +308,7 @@ mod tests {
             committed: 7,
             applied: 7,
             lag_entries: 0,
+            lag_ms: 0,
             registered: 1,
             capacity: 2,
             age_ms: Some(12),
@@ -378,6 +389,13 @@ mod tests {
     }
 
     #[test]
+    fn who_is_behind_is_told_in_entries_and_in_time() {
+        let mut behind = row(11, "l1", Role::Listener, Some(1), Some(1));
+        (behind.lag_entries, behind.lag_ms) = (40, 1_500);
+        assert!(draw(&[behind])[1].contains(" 40 (1.5 s) "));
+    }
+
+    #[test]
     fn ten_thousand_rows_are_drawn_once_each() {
         let mut rows = vec![row(1, "v1", Role::Leader, None, Some(0))];
         rows.extend((2..4).map(|id| row(id, "v", Role::Follower, None, Some(0))));
@@ -405,7 +423,7 @@ mod tests {
         detached.zone = "eu".into();
         let expected = r#"{"id":5,"name":"l1","role":"listener","client_url":"http://127.0.0.1:5","peer_url":"","upstream":null,"#
             .to_string()
-            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"registered":1,"capacity":2,"age_ms":12,"#
+            + r#""depth":null,"zone":"eu","committed":7,"applied":7,"lag_entries":0,"lag_ms":0,"registered":1,"capacity":2,"age_ms":12,"#
             + r#""stale":false,"fed_for_ms":null,"draining":false,"pin":null,"avoids":[],"snapshot":null}"#;
         assert_eq!(serde_json::to_string(&detached).unwrap(), expected);
     }

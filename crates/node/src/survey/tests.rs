@@ -73,6 +73,7 @@ impl World {
             upstream: node.upstream,
             depth: self.depth(id),
             committed: 100,
+            behind_ms: if id == 4 || id == 8 { 30 } else { 0 },
             applied: node.applied,
             registered: below as u32,
             capacity: 32,
@@ -288,6 +289,17 @@ fn one_who_went_and_is_seen_elsewhere_is_not_asked_again() {
     let picture = world.survey(&[1, 2, 3], 2);
     assert_eq!(picture.missing, []);
     assert_eq!(world.questions, questions);
+}
+
+#[test]
+fn what_the_edges_of_a_path_are_behind_is_added_up() {
+    // 8 hangs below 4, 16 below 8.
+    let picture = World::grown(20, 2).survey(&[1, 2, 3], 1);
+    let lag = |id| {
+        let mut rows = picture.rows.iter();
+        rows.find(|row| row.id == id).unwrap().lag.as_millis()
+    };
+    assert_eq!([2, 4, 5, 8, 9, 16].map(lag), [0, 30, 0, 60, 30, 60]);
 }
 
 #[test]

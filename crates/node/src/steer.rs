@@ -51,6 +51,10 @@ pub struct Account {
     pub node: TreeRow,
     /// The name of its upstream, if it has one and its name is known; else empty.
     pub upstream_name: String,
+    /// What people call the upstream it is pinned to.
+    pub pinned_to: Option<String>,
+    /// What people call the nodes it avoids.
+    pub avoids: Vec<String>,
     /// Its last search for an upstream; `None` for a voter and for a listener that has not searched yet.
     pub choice: Option<LastChoice>,
     /// Its last look for another place that found none, or the one under way: why it is still there.
@@ -308,6 +312,8 @@ impl<'a> Steering<'a> {
         let upstream = told.upstream.as_ref().map(|upstream| upstream.id);
         Ok(Account {
             upstream_name: upstream.map(name).unwrap_or_default(),
+            pinned_to: row.pin.map(|pin| name_of(&rows, pin)),
+            avoids: row.avoids.iter().map(|id| name_of(&rows, *id)).collect(),
             choice: told.choice.map(|choice| last_choice(choice, name)),
             look: told.look.map(|look| last_choice(look, name)),
             upstream_list: told.upstream_list,

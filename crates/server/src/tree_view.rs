@@ -276,7 +276,7 @@ fn notes(row: &Row, names: &BTreeMap<u64, &str>) -> String {
         });
     }
     if row.stale {
-        notes.push("has not heard of a leader for too long".to_string());
+        notes.push("stale".to_string());
     }
     if row.draining {
         notes.push("draining".to_string());

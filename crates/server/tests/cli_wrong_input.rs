@@ -68,6 +68,12 @@ fn what_the_parser_refuses_is_a_usage_error() {
         &["get"],
         &["get", "k", "--limit", "-1"],
         &["listen"],
+        &["kick"],
+        &["pin", "l1"],
+        &["pin", "l1", "v1", "--clear"],
+        &["avoid", "l1"],
+        &["upstream", "set", "l1"],
+        &["what-if", "l1", "up"],
     ] {
         let output = eaves(arguments);
         assert_eq!(
@@ -90,6 +96,14 @@ fn a_server_that_is_not_there_is_named_with_what_to_do() {
         &["del", "k"],
         &["watch", "k"],
         &["tree"],
+        &["why", "l1"],
+        &["what-if", "l1", "down"],
+        &["kick", "l1"],
+        &["upstream", "set", "l1", "h:1"],
+        &["pin", "l1", "l2"],
+        &["avoid", "l1", "l2"],
+        &["drain", "l1"],
+        &["undrain", "l1"],
     ] {
         let arguments = [command, &["--endpoints", &endpoints]].concat();
         assert_one_line(
@@ -212,6 +226,9 @@ fn contradictory_flags_are_usage_errors() {
             "--connections",
         ),
         (&["--log-level", "a=b=c", "get", "k"], "--log-level"),
+        (&["kick", ""], "LISTENER is empty"),
+        (&["pin", "l1", " "], "UPSTREAM is empty"),
+        (&["upstream", "set", "l1", "127.0.0.1"], "no port"),
     ] {
         assert_one_line(arguments, 2, &[part]);
     }

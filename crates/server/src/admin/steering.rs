@@ -130,6 +130,8 @@ pub fn why_response(account: Account) -> WhyResponse {
     WhyResponse {
         node: Some(tree_node(account.node)),
         upstream_name: account.upstream_name,
+        pinned_to: account.pinned_to,
+        avoids: account.avoids,
         choice: account.choice.map(choice),
         look: account.look.map(choice),
         upstream_list: account.upstream_list,

@@ -5,8 +5,8 @@
 use crate::address::Address;
 use crate::admin::proto::admin_client::AdminClient;
 use crate::admin::proto::{
-    AvoidRequest, DrainProgress, DrainRequest, KickRequest, PinRequest, SetUpstreamsRequest,
-    SteerResponse, TreeNode, UndrainRequest,
+    AvoidRequest, DrainRequest, KickRequest, PinRequest, SetUpstreamsRequest, SteerResponse,
+    TreeNode, UndrainRequest,
 };
 use crate::client::{Client, call_failed};
 use crate::endpoints::EndpointArgs;
@@ -15,7 +15,7 @@ use crate::print::Output;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
+use tonic::{Response, Status};
 
 /// Kicks a listener off its upstream. It looks for another place at once, and stays away from that upstream for some seconds.
 #[derive(Args, Debug)]
@@ -210,9 +210,24 @@ pub async fn drain(args: DrainArgs) -> Outcome {
     let client = Client::new(&args.common.nodes)?;
     let what = format!("drain {}", args.node);
     let mut output = Output::new();
-    let mut progress = begin_drain(&client, &what, DrainRequest { node }).await?;
+    let (address, channel) = client.connect().await?;
+    let failed = |status: &Status| call_failed(&what, &address, status);
+    let mut admin = AdminClient::new(channel);
+    let mut steps = admin
+        .drain(DrainRequest { node })
+        .await
+        .map_err(|status| failed(&status))?
+        .into_inner();
     loop {
-        let step = progress.next().await?;
+        // How long listeners take to find places is not known, so there is no time limit.
+        let step = match steps.message().await.map_err(|status| failed(&status))? {
+            Some(step) => step,
+            None => {
+                return Err(failed(&Status::unavailable(
+                    "the node no longer tells how far it is",
+                )));
+            }
+        };
         let node = step.node.unwrap_or_default();
         let name = label(&node);
         let said = match step.left {
@@ -251,56 +266,6 @@ struct Done<'a> {
     id: u64,
     name: &'a str,
     said: &'a str,
-}
-
-/// A drain under way, as one node tells of it.
-struct Draining {
-    address: Address,
-    what: String,
-    steps: Streaming<DrainProgress>,
-    /// The first step, which has been read.
-    first: Option<DrainProgress>,
-}
-
-impl Draining {
-    async fn next(&mut self) -> Outcome<DrainProgress> {
-        if let Some(first) = self.first.take() {
-            return Ok(first);
-        }
-        let failed = |status: &Status| call_failed(&self.what, &self.address, status);
-        match self.steps.message().await {
-            Ok(Some(step)) => Ok(step),
-            Ok(None) => Err(failed(&Status::unavailable(
-                "the node stopped telling how far it is",
-            ))),
-            Err(status) => Err(failed(&status)),
-        }
-    }
-}
-
-/// Begins a drain at the first node that can. Only its beginning has a time limit: how long listeners take to find places is not known.
-async fn begin_drain(client: &Client, what: &str, request: DrainRequest) -> Outcome<Draining> {
-    let begin = async |channel: Channel| {
-        let mut admin = AdminClient::new(channel);
-        let mut steps = admin.drain(request.clone()).await?.into_inner();
-        let first = steps.message().await?;
-        Ok((steps, first))
-    };
-    let mut refused = None;
-    for address in client.addresses() {
-        match client.only(address).read(what, begin).await {
-            Ok((steps, first)) => {
-                return Ok(Draining {
-                    address: address.clone(),
-                    what: what.to_string(),
-                    steps,
-                    first,
-                });
-            }
-            Err(failure) => refused = Some(failure),
-        }
-    }
-    Err(refused.unwrap_or_else(|| Failure::failed(format!("{what}: there are no endpoints"))))
 }
 
 /// Gives one command and prints what came of it.

@@ -131,8 +131,10 @@ fn cells(one: &Move) -> Vec<String> {
     let (to, depth, notes) = match &one.to {
         Some(to) => {
             let mut notes = Vec::new();
-            if to.equals > 1 {
-                notes.push(format!("or one of {} as good", to.equals - 1));
+            match to.equals {
+                0 | 1 => {}
+                2 => notes.push("or another that is as good".into()),
+                equals => notes.push(format!("or one of {} others that are as good", equals - 1)),
             }
             if to.other_zone {
                 notes.push("in another zone".into());
@@ -314,6 +316,6 @@ mod tests {
         };
         let lines = lines(&answer);
         assert!(lines[2].is_empty() || lines[1].contains("would all find a place"));
-        assert!(lines[3].ends_with("or one of 2 as good, in another zone"));
+        assert!(lines[3].ends_with("or one of 2 others that are as good, in another zone"));
     }
 }

@@ -54,7 +54,7 @@ fn lines(answer: &WhyResponse) -> Vec<String> {
     if node.role() != Role::Listener {
         return lines;
     }
-    lines.extend(steering(node));
+    lines.extend(steering(answer));
     lines.push(format!(
         "its list of upstream servers: {}",
         or_none(&answer.upstream_list)
@@ -125,16 +125,15 @@ fn standing(node: &TreeNode, upstream_name: &str) -> String {
 }
 
 /// What an administrator asked of it.
-fn steering(node: &TreeNode) -> Option<String> {
+fn steering(answer: &WhyResponse) -> Option<String> {
     let mut told = Vec::new();
-    if let Some(pin) = node.pin {
-        told.push(format!("it is pinned to node {pin}"));
+    if let Some(pin) = &answer.pinned_to {
+        told.push(format!("it is pinned to {pin}"));
     }
-    if !node.avoids.is_empty() {
-        let ids: Vec<String> = node.avoids.iter().map(u64::to_string).collect();
-        told.push(format!("it avoids {}", ids.join(", ")));
+    if !answer.avoids.is_empty() {
+        told.push(format!("it avoids {}", answer.avoids.join(", ")));
     }
-    if node.draining {
+    if answer.node.as_ref().is_some_and(|node| node.draining) {
         told.push("it is draining".to_string());
     }
     (!told.is_empty()).then(|| told.join(", "))
@@ -262,6 +261,7 @@ mod tests {
                 depth: Some(1),
                 fed_for_ms: Some(61_000),
                 pin: Some(3),
+                draining: true,
                 ..Default::default()
             }),
             upstream_name: "v2".into(),
@@ -282,12 +282,14 @@ mod tests {
             upstream_list: vec!["h:1".into()],
             learned: vec![],
             look: None,
+            pinned_to: Some("v3".into()),
+            avoids: vec!["l4".into(), "l5".into()],
         };
         assert_eq!(
             lines(&answer),
             [
                 "l1 is a listener below v2 at depth 1, since 1 m 1 s",
-                "it is pinned to node 3",
+                "it is pinned to v3, it avoids l4, l5, it is draining",
                 "its list of upstream servers: h:1",
                 "what it has learned: none",
                 "",

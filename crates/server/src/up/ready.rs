@@ -58,7 +58,7 @@ pub async fn whole_tree(client: &Client, nodes: &[PlannedNode]) -> Outcome<Vec<R
     loop {
         let rows = tree::rows(client).await?;
         let has_place = |node: &PlannedNode| {
-            let mut placed = rows.iter().filter(|row| row.depth.is_some());
+            let mut placed = rows.iter().filter(|row| row.depth.is_some() && !row.stale);
             placed.any(|row| row.name == node.name)
         };
         if nodes.iter().all(has_place) || Instant::now() >= deadline {

@@ -261,9 +261,6 @@ async fn what_a_node_does_and_why_is_told_at_any_node() {
         assert!(why[0].starts_with("l1 is a listener below v"), "{why:?}");
         let accepted = why.iter().filter(|line| line.ends_with("accepted"));
         assert_eq!(accepted.count(), 1, "{why:?}");
-        for voter in ["v1", "v2", "v3"] {
-            assert!(why.iter().any(|line| line.starts_with(voter)), "{why:?}");
-        }
         let voter = lines(&cluster, asked, &["why", &leader]);
         assert_eq!(voter.len(), 1);
         assert!(voter[0].contains("leads"), "{voter:?}");
@@ -275,14 +272,11 @@ async fn what_a_node_does_and_why_is_told_at_any_node() {
     }
     let json = lines(&cluster, "l2", &["why", "l1", "--json"]);
     let json: Value = serde_json::from_str(&json[0]).expect("the output is JSON");
-    assert_eq!(json["node"]["upstream"], row(&rows, "l1")["upstream"]);
-    assert!(
-        json["choice"]["candidates"]
-            .as_array()
-            .expect("candidates")
-            .len()
-            >= 3
-    );
+    let candidates = json["choice"]["candidates"].as_array();
+    let accepted = candidates.expect("an array").iter();
+    let accepted: Vec<&Value> = accepted.filter(|one| one["accepted"] == true).collect();
+    assert_eq!(accepted.len(), 1, "{json}");
+    assert_eq!(accepted[0]["id"], json["node"]["upstream"]);
     let json = lines(&cluster, "l2", &["what-if", "v1", "down", "--json"]);
     let json: Value = serde_json::from_str(&json[0]).expect("the output is JSON");
     assert_eq!(json["group"]["needed"], 2);

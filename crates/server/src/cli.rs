@@ -69,12 +69,23 @@ pub enum Command {
     /// Show the state of each of --endpoints
     Status(status::StatusArgs),
     /// Make a listener a voter
+    ///
+    /// The listener catches up first, so that the group never waits for it; it keeps the listeners that it feeds, and no data is
+    /// copied. Start it again with the command it was started with before: its data directory remembers what it is.
     Promote(roles::PromoteArgs),
     /// Make a voter a listener
+    ///
+    /// A leader hands leadership over first. Refused when the voters that remain would be no quorum. A voter that cannot be reached is
+    /// removed; when it comes back it finds out, and listens.
     Demote(roles::DemoteArgs),
     /// Make a listener vote in place of a voter, dead or alive
+    ///
+    /// One change of the group: it never has fewer voters that live than before. The old voter becomes a listener, now or when it comes
+    /// back.
     Replace(roles::ReplaceArgs),
     /// Make another voter lead
+    ///
+    /// Refused when it cannot be reached or is behind, since all writes wait for it.
     TransferLeader(roles::TransferLeaderArgs),
     /// Store a value under a key
     Put(put::PutArgs),

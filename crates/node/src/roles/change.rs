@@ -525,6 +525,8 @@ impl Change<'_> {
 
     async fn wait_until_caught_up(&self, node: &Target) -> Outcome {
         let mut patience = Patience::new();
+        // Mostly it takes a moment, of which there is nothing to tell.
+        patience.told_at = Some(Instant::now());
         loop {
             if !self.consensus.is_leader() {
                 return Err(Stop::LookAgain("the leader has changed".into()));

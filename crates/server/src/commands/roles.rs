@@ -16,9 +16,6 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 /// Makes a listener a voter.
-///
-/// The listener catches up first, so that the group never waits for it; it keeps the listeners that it feeds, and no data is copied.
-/// Start it again with the command it was started with before, `eaves listen`: its data directory remembers what it is.
 #[derive(Args, Debug)]
 pub struct PromoteArgs {
     /// The listener, by name or id
@@ -30,9 +27,6 @@ pub struct PromoteArgs {
 }
 
 /// Makes a voter a listener.
-///
-/// A leader hands leadership over first. Refused when the voters that remain would be no quorum. A voter that cannot be reached is
-/// removed; when it comes back it finds out, and listens.
 #[derive(Args, Debug)]
 pub struct DemoteArgs {
     /// The voter, by name or id
@@ -44,8 +38,6 @@ pub struct DemoteArgs {
 }
 
 /// Makes a listener vote in place of a voter, dead or alive.
-///
-/// One change of the group: it never has fewer voters that live than before. The old voter becomes a listener, now or when it comes back.
 #[derive(Args, Debug)]
 pub struct ReplaceArgs {
     /// The voter that goes, by name or id
@@ -61,8 +53,6 @@ pub struct ReplaceArgs {
 }
 
 /// Makes another voter lead.
-///
-/// Refused when it cannot be reached or is behind, since all writes wait for it.
 #[derive(Args, Debug)]
 pub struct TransferLeaderArgs {
     /// The voter, by name or id [default: the one that is least behind]

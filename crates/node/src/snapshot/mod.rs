@@ -19,7 +19,7 @@
 //! wrong: a cut connection, a restarted receiver, a damaged chunk and another sender whose content is the same, as a whole or in part, are
 //! one case. A state machine that cuts equal states into equal chunks, on every node, gets the last of these for nothing.
 //!
-//! **A file between state and network.** The state is read once, at the speed of the disk, however many want it and however slow they are;
+//! **A file between state and network.** The state is read once, at half the speed of the disk, however many want it and however slow they are;
 //! who comes later gets the same file from its beginning, as long as the log goes on from there. The read of the state ends soon, so the
 //! state file does not grow under a transfer that takes an hour. The price is the disk space of one more copy, for as long as somebody
 //! takes it and [`KEPT_FOR`] beyond, and the time of writing it before the first byte is sent.

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A snapshot that can be read at any place by many at once. Dropping the last handle removes the file.
 pub(crate) struct Spool {
@@ -35,7 +36,11 @@ impl Spool {
         let path = Removed(path);
         let mut manifest = Manifest::new(at);
         let mut unsynced_bytes = 0;
-        while let Some(bytes) = source.next_chunk(CHUNK_BYTES)? {
+        loop {
+            let begin = Instant::now();
+            let Some(bytes) = source.next_chunk(CHUNK_BYTES)? else {
+                break;
+            };
             if stop() {
                 return Err(io::Error::other("the node is stopping"));
             }
@@ -47,6 +52,7 @@ impl Spool {
                 file.sync_data().map_err(|error| at_path(&path.0, error))?;
                 unsynced_bytes = 0;
             }
+            rest_after(begin);
         }
         Ok(Spool {
             manifest,
@@ -89,6 +95,12 @@ pub(super) fn read_chunk(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Pauses for as long as work of this thread took: processor and disk belong to those who write and read, too. A state of a gigabyte,
+/// read or installed as fast as can be, was seen to hold up every write on a small machine for seconds.
+pub(super) fn rest_after(begin: Instant) {
+    std::thread::sleep(begin.elapsed());
 }
 
 /// Says which file an error is about.

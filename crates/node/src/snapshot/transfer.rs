@@ -17,7 +17,7 @@
 use super::incoming::{Incoming, blocking, interruptible};
 use super::manifest::Manifest;
 use super::shelf;
-use super::spool::Spool;
+use super::spool::{Spool, rest_after};
 use super::{CHUNK_TIMEOUT, MAX_CHUNKS, SILENCE_TIMEOUT};
 use crate::core::Core;
 use crate::message::{
@@ -33,7 +33,7 @@ use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
 use eaves_log::LogId;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWrite;
 
 /// Sums of this many chunks travel in one packet: 64 KiB, for one gigabyte.
@@ -373,6 +373,7 @@ pub(crate) async fn stage(
         let mut sink = applier.receive()?;
         for number in 0..incoming.manifest.chunks().len() {
             interrupt.check()?;
+            let begin = Instant::now();
             let bytes = incoming.read(number)?.ok_or_else(|| {
                 // The next try proves the file again, and asks for this one.
                 io::Error::other(format!("chunk {number} of a snapshot changed on disk"))
@@ -383,6 +384,7 @@ pub(crate) async fn stage(
                 }
                 return Err(error);
             }
+            rest_after(begin);
         }
         Ok((sink, incoming))
     })

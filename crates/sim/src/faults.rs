@@ -23,6 +23,11 @@ pub enum Target {
 pub enum Fault {
     /// A process is killed, and started again after a while. Some of what was not on disk is lost.
     Kill(Target, Micros),
+    /// So many of a thousand listeners are killed at the same moment, those with downstreams only: whole subtrees come loose at
+    /// once.
+    KillInner(u64, Micros),
+    /// All voters but the leader are killed at the same moment: every tree comes loose at its root.
+    KillFollowers(Micros),
     /// A machine is gone without a word, and comes back after a while. All that was not on disk is lost.
     Vanish(Target, Micros),
     /// A process is stopped for a while.
@@ -67,6 +72,8 @@ impl Fault {
     pub fn kind(&self) -> &'static str {
         match self {
             Fault::Kill(..) => "kills",
+            Fault::KillInner(..) => "kills of many",
+            Fault::KillFollowers(..) => "kills of all followers",
             Fault::Vanish(..) => "machines lost",
             Fault::Pause(..) => "pauses",
             Fault::Cut(cut, ..) if cut.out && cut.inward => "partitions",
@@ -84,7 +91,15 @@ impl Fault {
     }
 
     /// Does it. Returns what ends it, and after which time.
-    pub fn happen(&self, world: &mut World, rng: &mut Rng) -> Option<(Micros, Undo)> {
+    pub fn happen(&self, world: &mut World, rng: &mut Rng) -> Vec<(Micros, Undo)> {
+        match self {
+            Fault::KillInner(share, lasts) => kill_many(world, rng, inner(world), *share, *lasts),
+            Fault::KillFollowers(lasts) => kill_many(world, rng, followers(world), 1000, *lasts),
+            _ => self.happen_to_one(world, rng).into_iter().collect(),
+        }
+    }
+
+    fn happen_to_one(&self, world: &mut World, rng: &mut Rng) -> Option<(Micros, Undo)> {
         match self {
             Fault::Kill(target, lasts) => {
                 let host = running(world, *target)?;
@@ -92,6 +107,7 @@ impl Fault {
                 world.crash(host, false, kept);
                 Some((*lasts, Undo::Start(host)))
             }
+            Fault::KillInner(..) | Fault::KillFollowers(_) => None,
             Fault::Vanish(target, lasts) => {
                 let host = running(world, *target)?;
                 world.crash(host, true, 0);
@@ -190,6 +206,45 @@ impl Undo {
     }
 }
 
+/// The listeners that have downstreams.
+fn inner(world: &World) -> Vec<u32> {
+    let feeds = |host: &u32| {
+        let machine = &world.hosts[*host as usize];
+        let node = machine.node.as_ref();
+        machine.is_running()
+            && !machine.is_voter()
+            && node.is_some_and(|node| node.registered() > 0)
+    };
+    world.numbers().filter(feeds).collect()
+}
+
+fn followers(world: &World) -> Vec<u32> {
+    let leader = world.leader();
+    let follows = |host: &u32| {
+        let machine = &world.hosts[*host as usize];
+        machine.is_running() && machine.is_voter() && Some(*host) != leader
+    };
+    world.numbers().filter(follows).collect()
+}
+
+/// Kills so many of a thousand of these at the same moment.
+fn kill_many(
+    world: &mut World,
+    rng: &mut Rng,
+    mut hosts: Vec<u32>,
+    share: u64,
+    lasts: Micros,
+) -> Vec<(Micros, Undo)> {
+    hosts.retain(|_| rng.permille(share));
+    for &host in &hosts {
+        world.crash(host, false, rng.below(8));
+    }
+    hosts
+        .into_iter()
+        .map(|host| (lasts, Undo::Start(host)))
+        .collect()
+}
+
 /// The host that is meant, if its process runs.
 fn running(world: &World, target: Target) -> Option<u32> {
     let host = match target {
@@ -229,6 +284,14 @@ impl fmt::Display for Fault {
         };
         match self {
             Fault::Kill(target, lasts) => write!(f, "kill {target} for {} ms", lasts / 1000),
+            Fault::KillInner(share, lasts) => {
+                write!(
+                    f,
+                    "kill {share} of 1000 inner listeners for {} ms",
+                    lasts / 1000
+                )
+            }
+            Fault::KillFollowers(lasts) => write!(f, "kill all followers for {} ms", lasts / 1000),
             Fault::Vanish(target, lasts) => {
                 write!(f, "lose the machine of {target} for {} ms", lasts / 1000)
             }

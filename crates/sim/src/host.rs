@@ -84,6 +84,8 @@ pub struct Host {
     pub heard: Vec<LinkId>,
     /// A listener's flush is due.
     pub flush_posted: bool,
+    /// The list that its protocol state used when it was last looked at.
+    pub list_in_use: Vec<Address>,
     /// Its log was made to differ from the group's, on purpose.
     pub diverged: bool,
     /// Who leads and who votes, as its protocol state was last told.
@@ -118,6 +120,7 @@ impl Host {
             following: None,
             heard: Vec::new(),
             flush_posted: false,
+            list_in_use: Vec::new(),
             diverged: false,
             told: None,
             rng: Rng::new(mix(seed), 1000 + u64::from(number)),

@@ -96,6 +96,8 @@ pub enum Packet {
     Session(Message),
     /// Listener: feed me from behind the end of my log.
     FeedFrom(LogEnd),
+    /// Upstream: the log you need is gone, fetch a snapshot.
+    NeedSnapshot,
     /// Upstream: your log and mine differ.
     Mismatch,
     /// Upstream: entries from this index on.

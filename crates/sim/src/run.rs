@@ -3,7 +3,8 @@
 use crate::engine::{MILLISECOND, Micros, SECOND};
 use crate::faults::Undo;
 use crate::host::{Power, host_of};
-use crate::invariants::{Violation, liveness};
+use crate::invariants::Violation;
+use crate::invariants::liveness::{self, Order};
 use crate::rng::Rng;
 use crate::scenario::Scenario;
 use crate::summary::Summary;
@@ -20,7 +21,7 @@ const REATTACH_BOUND: Micros = 90 * SECOND;
 const VIEWS_BOUND: Micros = 15 * SECOND;
 /// How long it may take, beside some rounds of looking, until no listener could have a better place: a listener that has
 /// improved three times waits an hour (`B7`).
-const IMPROVE_BOUND: Micros = 3700 * SECOND;
+const IMPROVE_BOUND: Micros = 4 * 3600 * SECOND;
 /// How often it is looked whether something has come true.
 const LOOK: Micros = 50 * MILLISECOND;
 
@@ -109,7 +110,7 @@ impl Run {
                 *self.summary.faults.entry(fault.kind()).or_default() += 1;
                 let undo = fault.happen(&mut self.world, &mut self.rng);
                 self.undo
-                    .extend(undo.map(|(after, undo)| (next + after, undo)));
+                    .extend(undo.into_iter().map(|(after, undo)| (next + after, undo)));
             } else {
                 let (_, undo) = self.undo.remove(0);
                 undo.happen(&mut self.world, &mut self.rng);
@@ -191,7 +192,7 @@ impl Run {
         self.world.checks.log.voters().len() < 2
     }
 
-    /// min-depth and steady: places get better until none can be, then nobody moves any more.
+    /// min-depth and steady: places get better until none can be; and if that is so by the whole order, nobody moves any more.
     fn be_quiet(&mut self) {
         if self.is_over() || self.feeds_nobody() {
             return;
@@ -206,44 +207,67 @@ impl Run {
         self.world.setup.write_interval = SECOND;
         self.world.run_until(self.world.now() + VIEWS_BOUND);
         self.world.checks.loops.quiet = true;
-        self.wait(IMPROVE_BOUND + 20 * improve, "min-depth", |world| {
-            liveness::could_do_better(world).or_else(|| liveness::moves(world))
-        });
+        self.wait(
+            IMPROVE_BOUND + 20 * improve,
+            "min-depth",
+            lasting(Order::Levels),
+        );
+        if self.comes_true(20 * improve, lasting(Order::Whole)) {
+            self.stay_steady(3 * improve);
+        }
+    }
+
+    fn stay_steady(&mut self, time: Micros) {
         let before = self.world.counts.moves;
-        self.world.run_until(self.world.now() + 3 * improve);
+        self.world.run_until(self.world.now() + time);
         let moves = self.world.counts.moves - before;
         if moves > 0 && !self.is_over() {
             let what = format!(
                 "{moves} moves in {} s though no place could be better",
-                3 * improve / SECOND
+                time / SECOND
             );
             self.fail("steady", what);
         }
+        self.summary.steady += 1;
     }
 
-    /// Waits until `lacks` finds nothing any more.
+    /// Waits until `lacks` finds nothing any more; what it still finds in the end is a violation.
     fn wait(
         &mut self,
         bound: Micros,
         invariant: &'static str,
         mut lacks: impl FnMut(&World) -> Option<String>,
     ) {
+        if !self.comes_true(bound, &mut lacks) && !self.is_over() {
+            let what = lacks(&self.world).unwrap_or_default();
+            self.fail(invariant, format!("after {} s {what}", bound / SECOND));
+        }
+    }
+
+    /// Whether `lacks` finds nothing any more within a time.
+    fn comes_true(
+        &mut self,
+        bound: Micros,
+        mut lacks: impl FnMut(&World) -> Option<String>,
+    ) -> bool {
         let began = self.world.now();
-        let mut pause = LOOK;
         while !self.is_over() {
-            let Some(what) = lacks(&self.world) else {
-                return;
-            };
+            if lacks(&self.world).is_none() {
+                return true;
+            }
             let now = self.world.now();
             if now > began + bound {
-                return self.fail(invariant, format!("after {} s {what}", bound / SECOND));
+                return false;
             }
             // Looking often is only worth it as long as it goes fast.
-            if now > began + 20 * SECOND {
-                pause = SECOND;
-            }
+            let pause = if now < began + 20 * SECOND {
+                LOOK
+            } else {
+                SECOND
+            };
             self.world.run_until(now + pause);
         }
+        false
     }
 
     fn finish(mut self, group_hash: u64) -> Outcome {
@@ -279,5 +303,20 @@ fn standing(world: &World, host: u32) -> String {
             node.last_choice()
         ),
         None => "it does not run".into(),
+    }
+}
+
+/// Looks for a place that could be better; that there is none must last for a while, since who moves has two places for a
+/// moment.
+fn lasting(order: Order) -> impl FnMut(&World) -> Option<String> {
+    let mut lacked_at = None;
+    move |world| {
+        let now = world.now();
+        let better = liveness::could_do_better(world, order).or_else(|| liveness::moves(world));
+        if better.is_some() {
+            lacked_at = Some(now);
+        }
+        let just_now = now < *lacked_at.get_or_insert(now) + 2 * SECOND;
+        better.or(just_now.then(|| "somebody has just moved".into()))
     }
 }

@@ -11,6 +11,10 @@ use std::fmt;
 /// The most hosts of one run: as many as a set of voters can hold, so that each of them can be promoted.
 pub const HOSTS_MAX: u64 = 64;
 
+/// So many of a thousand runs are storms: long thin trees on slow links, whose inner nodes are killed many at a time. Else
+/// hardly a loop would ever form.
+const STORMS_PERMILLE: u64 = 60;
+
 /// Everything that a seed decides before the run begins.
 pub struct Scenario {
     /// The seed.
@@ -28,34 +32,58 @@ pub struct Scenario {
 impl Scenario {
     /// What `seed` draws.
     pub fn draw(seed: u64) -> Scenario {
-        let rng = &mut Rng::new(seed, 1);
+        let mut rng = Rng::new(seed, 1);
+        let storm = rng.permille(STORMS_PERMILLE);
+        Scenario::draw_kind(seed, &mut rng, storm)
+    }
+
+    /// What `seed` would draw if it drew a storm.
+    pub fn draw_storm(seed: u64) -> Scenario {
+        Scenario::draw_kind(seed, &mut Rng::new(seed, 1), true)
+    }
+
+    fn draw_kind(seed: u64, rng: &mut Rng, storm: bool) -> Scenario {
         let founders = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5]);
-        let listeners = rng.scale(1, HOSTS_MAX - founders);
-        let hosts = draw_hosts(rng, founders as u32, listeners as u32);
+        let listeners = if storm {
+            rng.between(20, HOSTS_MAX - founders)
+        } else {
+            rng.scale(1, HOSTS_MAX - founders)
+        };
+        let hosts = draw_hosts(rng, founders as u32, listeners as u32, storm);
         let starts = draw_starts(rng, founders as u32, listeners as u32);
         let calm_at = rng.between(10 * SECOND, 60 * SECOND);
-        let faults = draw_faults(
+        let mut faults = draw_faults(
             &mut Rng::new(seed, 2),
             founders as u32,
             hosts.len() as u32,
             calm_at,
         );
+        let mut quality = draw_quality(rng);
+        if storm {
+            quality.near = 50 * MILLISECOND;
+            faults = draw_storm(&mut Rng::new(seed, 2), calm_at);
+        }
+        let write_interval = rng.scale(10 * MILLISECOND, SECOND);
+        let retention = rng.scale(20, 2000);
         let setup = Setup {
             seed,
             hosts,
             founders: founders as u32,
-            quality: draw_quality(rng),
+            quality,
             times: Times {
                 heartbeat: 100 * MILLISECOND,
                 election: 500 * MILLISECOND,
             },
             flush: rng.scale(200, 20_000),
             flush_interval: rng.scale(10 * MILLISECOND, SECOND),
-            write_interval: rng.scale(10 * MILLISECOND, SECOND),
-            retention: rng.scale(20, 2000),
+            write_interval,
+            retention,
             improve: rng.scale(5 * SECOND, 60 * SECOND),
             question_cost: 0,
-            snapshot: rng.scale(MILLISECOND, 2 * SECOND),
+            // Slower, and no log would be left that continues it.
+            snapshot: rng
+                .scale(MILLISECOND, 2 * SECOND)
+                .min(retention * write_interval / 4),
         };
         Scenario {
             seed,
@@ -74,9 +102,10 @@ impl Scenario {
     }
 }
 
-fn draw_hosts(rng: &mut Rng, founders: u32, listeners: u32) -> Vec<HostSetup> {
+fn draw_hosts(rng: &mut Rng, founders: u32, listeners: u32, storm: bool) -> Vec<HostSetup> {
     let zones = *rng.pick(&[1, 1, 2, 3]);
     let (least, most) = *rng.pick(&[(1, 2), (1, 4), (2, 4), (2, 8), (8, 32)]);
+    let (least, most) = if storm { (1, 1) } else { (least, most) };
     let alike = rng.permille(500);
     let count = founders + listeners;
     let mut hosts = Vec::new();
@@ -90,10 +119,18 @@ fn draw_hosts(rng: &mut Rng, founders: u32, listeners: u32) -> Vec<HostSetup> {
             1 => 0,
             _ => 1 + rng.below(zones) as u32,
         };
-        let upstreams = if number < founders {
-            Vec::new()
-        } else {
-            draw_list(rng, founders, count)
+        if storm && number < founders {
+            hosts.push(HostSetup {
+                capacity: 8,
+                zone: 0,
+                upstreams: Vec::new(),
+            });
+            continue;
+        }
+        let upstreams = match (number < founders, storm) {
+            (true, _) => Vec::new(),
+            (false, true) => list_of(rng, 40, founders, count),
+            (false, false) => draw_list(rng, founders, count),
         };
         hosts.push(HostSetup {
             capacity,
@@ -106,8 +143,13 @@ fn draw_hosts(rng: &mut Rng, founders: u32, listeners: u32) -> Vec<HostSetup> {
 
 /// Any servers, and one founder among them: who knows only others that know nobody cannot be helped.
 fn draw_list(rng: &mut Rng, founders: u32, count: u32) -> Vec<u32> {
+    let others = *rng.pick(&[0, 0, 1, 2, 3, 6, 40]);
+    list_of(rng, others, founders, count)
+}
+
+fn list_of(rng: &mut Rng, others: u32, founders: u32, count: u32) -> Vec<u32> {
     let mut list = vec![rng.below(u64::from(founders)) as u32];
-    for _ in 0..*rng.pick(&[0, 0, 1, 2, 3, 6]) {
+    for _ in 0..others {
         let other = rng.below(u64::from(count)) as u32;
         if !list.contains(&other) {
             let place = rng.below(list.len() as u64 + 1) as usize;
@@ -131,7 +173,7 @@ fn draw_quality(rng: &mut Rng) -> Quality {
     let near = rng.scale(100, 10 * MILLISECOND);
     Quality {
         near,
-        far: near + rng.scale(MILLISECOND, 60 * MILLISECOND),
+        far: near + rng.scale(MILLISECOND, 150 * MILLISECOND),
         jitter: rng.below(near) + *rng.pick(&[0, 0, 5 * MILLISECOND]),
         loss_permille: *rng.pick(&[0, 0, 1, 10, 100]),
         reset_permille: *rng.pick(&[0, 20, 200]),
@@ -142,7 +184,7 @@ fn draw_quality(rng: &mut Rng) -> Quality {
 
 /// Some kinds of faults, not all: a run in which everything goes wrong finds only what needs everything.
 fn draw_faults(rng: &mut Rng, founders: u32, count: u32, calm_at: Micros) -> Vec<(Micros, Fault)> {
-    let kinds: Vec<u64> = (0..14).filter(|_| rng.permille(450)).collect();
+    let kinds: Vec<u64> = (0..15).filter(|_| rng.permille(450)).collect();
     let times = match kinds.len() {
         0 => 0,
         _ => rng.scale(1, 50),
@@ -157,6 +199,22 @@ fn draw_faults(rng: &mut Rng, founders: u32, count: u32, calm_at: Micros) -> Vec
         })
         .collect();
     faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+/// Inner nodes killed many at a time, with a while to get up again in between.
+fn draw_storm(rng: &mut Rng, calm_at: Micros) -> Vec<(Micros, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = 5 * SECOND;
+    while at < calm_at {
+        let lasts = rng.between(500 * MILLISECOND, 5 * SECOND);
+        let fault = match rng.permille(700) {
+            true => Fault::KillFollowers(lasts),
+            false => Fault::KillInner(rng.between(100, 500), lasts),
+        };
+        faults.push((at, fault));
+        at += lasts + rng.between(SECOND, 10 * SECOND);
+    }
     faults
 }
 
@@ -201,6 +259,7 @@ fn draw_fault(rng: &mut Rng, kind: u64, founders: u32, count: u32, lasts: Micros
         9 => Fault::Demote(*rng.pick(&[Target::Host(founder), Target::Leader])),
         10 => Fault::Pin(listener, anybody),
         11 => Fault::Avoid(listener, *rng.pick(&[anybody, founder])),
+        13 => Fault::KillInner(*rng.pick(&[200, 500, 1000]), lasts),
         12 => Fault::Drain(target, lasts),
         _ => Fault::Diverge(listener, lasts),
     }

@@ -24,6 +24,8 @@ pub struct Counts {
     pub snapshots: u64,
     /// Listeners told that their log differs.
     pub mismatches: u64,
+    /// Listeners that were fed another history by an upstream that was ahead of all who could have compared it.
+    pub misled: u64,
     /// Leaders elected.
     pub elections: u64,
     /// Listeners made voters.
@@ -58,7 +60,7 @@ impl Counts {
     }
 
     /// The counters with their names.
-    fn named(&mut self) -> [(&'static str, &mut u64); 14] {
+    fn named(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("questions", &mut self.questions),
             ("registrations", &mut self.registrations),
@@ -68,6 +70,7 @@ impl Counts {
             ("entries fed", &mut self.entries_fed),
             ("snapshots", &mut self.snapshots),
             ("logs told to differ", &mut self.mismatches),
+            ("misled", &mut self.misled),
             ("elections", &mut self.elections),
             ("promotions", &mut self.promotions),
             ("demotions", &mut self.demotions),
@@ -99,6 +102,8 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, u64>,
     /// Packets lost, sessions reset by it, messages that came twice.
     pub network: [u64; 3],
+    /// Runs at whose end no listener could have a place smaller by the whole order, and nobody moved.
+    pub steady: u64,
     /// How long each loop lived.
     pub loops: Vec<Micros>,
     /// How long each listener took to be fed again after the faults stopped.
@@ -110,6 +115,7 @@ impl Summary {
     pub fn add(&mut self, other: Summary) {
         self.seeds += other.seeds;
         self.happened += other.happened;
+        self.steady += other.steady;
         self.simulated += other.simulated;
         self.counts.add(other.counts);
         for (kind, times) in other.faults {
@@ -186,6 +192,11 @@ impl fmt::Display for Summary {
             "loops: {}, life {}",
             self.loops.len(),
             spread(&self.loops)
+        )?;
+        writeln!(
+            f,
+            "steady by the whole order in the end: {} seeds",
+            self.steady
         )?;
         write!(
             f,

@@ -5,7 +5,7 @@
 
 use super::Broken;
 use crate::engine::Micros;
-use crate::host::{Host, host_at};
+use crate::host::{Host, host_at, id};
 use eaves_tree::{Answer, Event, GRACE_LEVELS_MAX, NodeId, Verdict, Why};
 use std::collections::BTreeMap;
 
@@ -14,8 +14,6 @@ use std::collections::BTreeMap;
 struct Remembered {
     /// When each node answered last, by the asker's clock, and whether it was stale.
     answers: BTreeMap<u32, (Micros, bool)>,
-    /// When it sent its last registration: what it heard later it could not go by.
-    registered: Micros,
     /// Since when it is detached below this head, so many levels.
     detached: Option<(Micros, NodeId, u32)>,
 }
@@ -39,11 +37,6 @@ impl Choices {
             .insert(by, (now, answer.stale));
     }
 
-    /// `number` asks to be registered, going by what it has heard so far.
-    pub(crate) fn registers(&mut self, now: Micros, number: u32) {
-        self.0[number as usize].registered = now;
-    }
-
     pub(super) fn event(&mut self, now: Micros, number: u32, event: &Event, host: &Host) {
         let remembered = &mut self.0[number as usize];
         match event {
@@ -58,54 +51,44 @@ impl Choices {
         }
     }
 
-    /// A listener has moved: was it right to?
-    pub(super) fn chose(
-        &mut self,
-        number: u32,
-        upstream: u32,
-        hosts: &[Host],
-    ) -> Result<(), Broken> {
-        let remembered = &mut self.0[number as usize];
-        let host = &hosts[number as usize];
+    /// A listener registers with `upstream`: is it right to?
+    pub(super) fn chooses(&self, number: u32, upstream: u32, host: &Host) -> Result<(), Broken> {
         // An administrator's pin goes before all (B16).
-        let unpinned = host
+        let node = host
             .node
             .as_ref()
-            .filter(|node| !node.steering().is_pinned(crate::host::id(upstream)));
-        let choice = unpinned.and_then(|node| node.last_choice());
-        let held = match choice {
-            Some(choice) => {
-                let began = host.started_at + choice.began.0;
-                let in_this_round = |by: u32| {
-                    remembered
-                        .answers
-                        .get(&by)
-                        .filter(|(at, _)| (began..=remembered.registered).contains(at))
-                        .map(|(_, stale)| *stale)
-                };
-                let fresher = choice
-                    .considered
-                    .iter()
-                    .filter(|considered| considered.verdict == Verdict::Eligible)
-                    .map(|considered| host_at(&considered.address))
-                    .find(|&other| in_this_round(other) == Some(false));
-                match fresher {
-                    Some(fresher) if in_this_round(upstream) == Some(true) => {
-                        let what = format!(
-                            "n{} chose n{}, which is stale, before n{}, which is not",
-                            number + 1,
-                            upstream + 1,
-                            fresher + 1
-                        );
-                        Err(("fresh-first", what))
-                    }
-                    _ => Ok(()),
-                }
-            }
-            None => Ok(()),
+            .filter(|node| !node.steering().is_pinned(id(upstream)));
+        let search = node.and_then(|node| match node.is_attached() {
+            true => node.last_look(),
+            false => node.last_choice(),
+        });
+        let Some(choice) = search else {
+            return Ok(());
         };
-        remembered.answers.clear();
-        held
+        let began = host.started_at + choice.began.0;
+        let answers = &self.0[number as usize].answers;
+        let was_stale = |by: u32| {
+            let answer = answers.get(&by).filter(|(at, _)| *at >= began);
+            answer.map(|(_, stale)| *stale)
+        };
+        let mut eligible = choice
+            .considered
+            .iter()
+            .filter(|considered| considered.verdict == Verdict::Eligible);
+        let fresher =
+            eligible.find(|considered| was_stale(host_at(&considered.address)) == Some(false));
+        match fresher {
+            Some(fresher) if was_stale(upstream) == Some(true) => {
+                let what = format!(
+                    "n{} chose n{}, which is stale, before {}, which is not",
+                    number + 1,
+                    upstream + 1,
+                    fresher.address
+                );
+                Err(("fresh-first", what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A node asks somebody for a place.

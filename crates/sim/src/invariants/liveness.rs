@@ -77,17 +77,29 @@ pub fn untrue(world: &World, number: u32) -> Option<String> {
     })
 }
 
-/// The place of `upstream` in the order, for a listener (`S8`, `B6`).
-fn rank(listener: &Host, upstream: &Host) -> Option<(bool, u32, bool)> {
+/// How strictly places are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By what they cost in levels: their depth, and one more in another zone.
+    Levels,
+    /// By that, and the own zone before others that cost the same: the whole order (`S8`, `B6`).
+    Whole,
+}
+
+/// The place of `upstream` in the order, for a listener. Stale ones do not come into it: nobody is stale when it is quiet.
+pub fn rank(listener: &Host, upstream: &Host, order: Order) -> Option<(u32, bool)> {
     let node = upstream.node.as_ref()?;
     let other_zone = listener.config.zone.is_some() && listener.config.zone != upstream.config.zone;
-    let depth = node.depth()? + u32::from(other_zone);
-    Some((false, depth, other_zone))
+    let levels = node.depth()? + u32::from(other_zone);
+    Some((levels, other_zone && order == Order::Whole))
 }
 
 /// A listener that could register at a place strictly smaller in the order, and that place (min-depth). `B1` lets an attached
 /// listener move only below a node whose (depth, id) is less than its own; the place it is pinned to is better than all (`B16`).
-pub fn could_do_better(world: &World) -> Option<String> {
+///
+/// What must come true is [`Order::Levels`]. Of two places that cost as many levels the one in the own zone is smaller too, but
+/// a listener cannot know of all of them: answers name what is near, and its zone may be hidden behind free places of others.
+pub fn could_do_better(world: &World, order: Order) -> Option<String> {
     listeners(world).find_map(|number| {
         let host = &world.hosts[number as usize];
         let node = host.node.as_ref()?;
@@ -95,10 +107,7 @@ pub fn could_do_better(world: &World) -> Option<String> {
         if node.steering().is_pinned(upstream) {
             return None;
         }
-        let current = rank(
-            host,
-            &world.hosts[host_of(node.upstream()?.peer.id) as usize],
-        )?;
+        let current = rank(host, &world.hosts[host_of(upstream) as usize], order)?;
         let better = world.numbers().find(|&other| {
             let above = &world.hosts[other as usize];
             let Some(target) = &above.node else {
@@ -112,7 +121,7 @@ pub fn could_do_better(world: &World) -> Option<String> {
             is_free && is_pin
                 || is_free
                     && (target.depth(), id(other)) < (node.depth(), id(number))
-                    && rank(host, above).is_some_and(|rank| rank < current)
+                    && rank(host, above, order).is_some_and(|rank| rank < current)
         })?;
         Some(format!(
             "n{} at {} could register with n{} at {}",

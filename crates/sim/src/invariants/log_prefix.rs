@@ -5,7 +5,7 @@
 use super::Broken;
 use crate::host::Host;
 use crate::log::{Entry, Payload, VoterSet};
-use eaves_tree::{LogEnd, LogPosition, RefuseReason};
+use eaves_tree::{LinkId, LogEnd, LogPosition, RefuseReason};
 
 /// The group's log as far as anybody in it has known it committed.
 pub struct CommittedLog {
@@ -77,7 +77,7 @@ impl CommittedLog {
     }
 
     /// A log that ends there is a prefix.
-    pub(super) fn holds(&self, number: u32, end: LogEnd) -> Result<(), Broken> {
+    pub(crate) fn holds(&self, number: u32, end: LogEnd) -> Result<(), Broken> {
         let ours = match end.position.index {
             0 => Some(LogEnd::default()),
             index => self.entry(index).map(|entry| LogEnd {
@@ -98,7 +98,7 @@ impl CommittedLog {
     }
 
     /// A listener is about to append entries.
-    pub(super) fn fed(
+    pub(crate) fn fed(
         &self,
         number: u32,
         host: &Host,
@@ -128,6 +128,28 @@ impl CommittedLog {
         }
         Ok(())
     }
+}
+
+/// Whose log differs has no session.
+pub(super) fn is_refused(
+    upstream: (u32, LinkId),
+    listener: u32,
+    hosts: &[Host],
+) -> Result<(), Broken> {
+    let node = hosts[upstream.0 as usize].node.as_ref();
+    let taken_on = node.is_some_and(|node| {
+        node.downstreams()
+            .any(|downstream| downstream.link == upstream.1)
+    });
+    if !taken_on {
+        return Ok(());
+    }
+    let what = format!(
+        "n{} takes on n{}, whose log differs from its own",
+        upstream.0 + 1,
+        listener + 1
+    );
+    Err(("nothing-overwritten", what))
 }
 
 /// Only another history differs.

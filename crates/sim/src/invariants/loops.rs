@@ -4,7 +4,7 @@
 use super::Broken;
 use crate::engine::Micros;
 use crate::host::{Host, Power, host_of};
-use crate::network::{LISTENER, Network};
+use crate::network::{LISTENER, Network, UPSTREAM};
 
 /// Loops there are, and how long those lived that were.
 #[derive(Default)]
@@ -24,9 +24,15 @@ struct Loop {
     deadline: Micros,
 }
 
-fn upstream_of(hosts: &[Host], host: u32) -> Option<u32> {
-    let node = hosts[host as usize].node.as_ref()?;
-    Some(host_of(node.upstream()?.peer.id))
+/// Who feeds a host, if the session still stands at both ends. One that died without a word is given up by silence (`S13`), and
+/// nothing goes round on it.
+fn upstream_of(hosts: &[Host], network: &Network, listener: u32) -> Option<u32> {
+    let host = &hosts[listener as usize];
+    let session = host.node.as_ref()?.upstream()?;
+    let connection = network.get(host.key_of(session.link)?)?;
+    let above = &connection.ends[UPSTREAM];
+    let stands = above.open && above.life == hosts[above.host as usize].life;
+    stands.then(|| host_of(session.peer.id))
 }
 
 impl Loops {
@@ -43,7 +49,7 @@ impl Loops {
         let mut at = upstream;
         while at != number {
             members.push(at);
-            match upstream_of(hosts, at) {
+            match upstream_of(hosts, network, at) {
                 Some(above) if members.len() <= hosts.len() => at = above,
                 _ => return Ok(()),
             }
@@ -63,11 +69,6 @@ impl Loops {
         Ok(())
     }
 
-    /// A listener follows nobody any more, or somebody else.
-    pub(crate) fn follows_nobody(&mut self, _number: u32) {
-        // Seen at the next look, in the same event.
-    }
-
     pub(super) fn look(
         &mut self,
         now: Micros,
@@ -79,9 +80,9 @@ impl Loops {
         }
         let lives = &mut self.lives;
         self.live.retain(|found| {
-            let stands = found
-                .edges()
-                .all(|(listener, upstream)| upstream_of(hosts, listener) == Some(upstream));
+            let stands = found.edges().all(|(listener, upstream)| {
+                upstream_of(hosts, network, listener) == Some(upstream)
+            });
             if !stands {
                 lives.push(now - found.since);
             }

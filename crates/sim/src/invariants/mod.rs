@@ -9,6 +9,7 @@
 //! | loop-broken | `loops.rs` |
 //! | fresh-first (`B8`), subtree-together (`B3`) | `choices.rs` |
 //! | nothing-overwritten (`B12`) | `log_prefix.rs` |
+//! | no-flapping (`B7`) | `moves.rs` |
 //! | reattach, true-views, min-depth | `liveness.rs` |
 
 pub mod choices;
@@ -16,14 +17,15 @@ mod group;
 pub mod liveness;
 mod log_prefix;
 pub mod loops;
+pub mod moves;
 mod node;
 
 use crate::engine::Micros;
 use crate::host::Host;
-use crate::log::{Entry, VoterSet};
+use crate::log::VoterSet;
 use crate::network::Network;
 use crate::raft::RaftMessage;
-use eaves_tree::{Event, LogEnd};
+use eaves_tree::{Event, LinkId};
 
 /// Something that must not be.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub struct Checks {
     pub loops: loops::Loops,
     /// Who was told what while choosing.
     pub choices: choices::Choices,
+    /// Who moved.
+    moves: moves::Moves,
     /// Where each node was when it was last looked at.
     seen: node::Seen,
 }
@@ -64,11 +68,13 @@ impl Checks {
             votes: Default::default(),
             loops: Default::default(),
             choices: choices::Choices::new(hosts),
+            moves: Default::default(),
             seen: node::Seen::new(hosts),
         }
     }
 
-    fn expect(&mut self, now: Micros, held: Result<(), Broken>) {
+    /// Keeps what is found broken.
+    pub(crate) fn expect(&mut self, now: Micros, held: Result<(), Broken>) {
         if let (None, Err((invariant, what))) = (&self.violation, held) {
             self.violation = Some(Violation {
                 invariant,
@@ -90,33 +96,9 @@ impl Checks {
         self.choices.forget(number);
     }
 
-    /// A process has ended.
-    pub(crate) fn crashed(&mut self, number: u32) {
-        self.loops.follows_nobody(number);
-    }
-
     /// A version of what a listener keeps has reached its disk.
     pub(crate) fn list_is_on_disk(&mut self, now: Micros, number: u32, host: &Host) {
         self.expect(now, node::list_is_on_disk(number, host));
-    }
-
-    /// A listener is about to append what its upstream sent.
-    pub(crate) fn fed(
-        &mut self,
-        now: Micros,
-        number: u32,
-        host: &Host,
-        first: u64,
-        entries: &[Entry],
-    ) {
-        let held = self.log.fed(number, host, first, entries);
-        self.expect(now, held);
-    }
-
-    /// A listener is about to install a snapshot.
-    pub(crate) fn snapshot(&mut self, now: Micros, number: u32, at: LogEnd) {
-        let held = self.log.holds(number, at);
-        self.expect(now, held);
     }
 
     /// A listener was told that its log differs from its upstream's.
@@ -130,6 +112,20 @@ impl Checks {
         self.expect(now, log_prefix::may_differ(number, upstream, hosts));
     }
 
+    /// An upstream has decided about a registration on a connection; its log `differs` from the listener's.
+    pub(crate) fn registered(
+        &mut self,
+        now: Micros,
+        upstream: (u32, LinkId),
+        listener: u32,
+        differs: bool,
+        hosts: &[Host],
+    ) {
+        if differs {
+            self.expect(now, log_prefix::is_refused(upstream, listener, hosts));
+        }
+    }
+
     /// A listener follows somebody from now on.
     pub(crate) fn follows(
         &mut self,
@@ -140,8 +136,6 @@ impl Checks {
         network: &Network,
     ) {
         let held = self.loops.follows(now, number, upstream, hosts, network);
-        self.expect(now, held);
-        let held = self.choices.chose(number, upstream, hosts);
         self.expect(now, held);
     }
 
@@ -155,6 +149,10 @@ impl Checks {
     pub(crate) fn event(&mut self, now: Micros, number: u32, event: &Event, hosts: &[Host]) {
         self.choices
             .event(now, number, event, &hosts[number as usize]);
+        let held = self
+            .moves
+            .event(now, number, event, self.loops.quiet, hosts);
+        self.expect(now, held);
         if let Event::Refused { by, reason } = event {
             let by = crate::host::host_at(by);
             self.expect(now, log_prefix::may_be_refused(number, by, *reason, hosts));
@@ -164,6 +162,13 @@ impl Checks {
     /// A listener asks, or registers, while it has an upstream.
     pub(crate) fn searches(&mut self, now: Micros, number: u32, host: &Host) {
         let held = self.choices.may_search(now, number, host);
+        self.expect(now, held);
+    }
+
+    /// A listener registers with somebody.
+    pub(crate) fn registers(&mut self, now: Micros, number: u32, upstream: u32, host: &Host) {
+        self.searches(now, number, host);
+        let held = self.choices.chooses(number, upstream, host);
         self.expect(now, held);
     }
 

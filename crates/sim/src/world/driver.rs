@@ -243,8 +243,7 @@ impl World {
         let life = machine.life;
         self.counts.registrations += 1;
         self.ledger.message(host);
-        self.checks.searches(self.queue.now(), host, machine);
-        self.checks.choices.registers(self.queue.now(), host);
+        self.checks.registers(self.queue.now(), host, to, machine);
         self.trace
             .note(self.queue.now(), host, [5, u64::from(to), 0], || {
                 format!(
@@ -319,7 +318,6 @@ impl World {
         if self.host(host).following == Some(link) {
             self.host(host).following = None;
         }
-        self.checks.loops.follows_nobody(host);
     }
 
     // The disk.
@@ -344,6 +342,10 @@ impl World {
         self.report(host, |node, now| node.handle_persisted(now, version));
         self.checks
             .list_is_on_disk(self.queue.now(), host, &self.hosts[host as usize]);
+        let machine = self.host(host);
+        if let Some(node) = &machine.node {
+            machine.list_in_use.clone_from(&node.saved().upstreams);
+        }
     }
 
     // What people see.

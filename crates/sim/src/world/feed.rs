@@ -6,6 +6,7 @@
 
 use super::{Event, World};
 use crate::host::peer;
+use crate::invariants::Broken;
 use crate::log::{Entry, Payload, VoterSet};
 use crate::network::{Key, LISTENER, Packet, UPSTREAM};
 use eaves_tree::{LinkId, LogEnd, LogVerdict, Peer};
@@ -133,7 +134,7 @@ impl World {
         let machine = &self.hosts[host as usize];
         let index = theirs.position.index;
         if index < machine.log.base().position.index {
-            self.send_snapshot(key, host);
+            self.send_snapshot(key);
         } else if index > machine.committed.index {
             return false;
         } else if machine.log.end_at(index) == Some(theirs) {
@@ -155,7 +156,7 @@ impl World {
             .log
             .read(next, machine.committed.index, BATCH_ENTRIES)
         else {
-            self.send_snapshot(key, host);
+            self.send_snapshot(key);
             return true;
         };
         if entries.is_empty() {
@@ -170,33 +171,10 @@ impl World {
         true
     }
 
-    /// Sends what the host's state is made of, as far as it is on disk. It has a connection of its own, which is not modelled:
-    /// it comes after its time, if the session still stands then.
-    fn send_snapshot(&mut self, key: Key, host: u32) {
+    /// The log that a listener needs is gone: it has to fetch a snapshot.
+    fn send_snapshot(&mut self, key: Key) {
         self.set_stage(key, Stage::Idle);
-        let machine = &self.hosts[host as usize];
-        let index = machine.committed.index.min(machine.log.durable());
-        let at = machine
-            .log
-            .end_at(index)
-            .expect("what is committed and on disk is there");
-        let voters = machine.log.voters_at(index);
-        let Some(connection) = self.network.get(key) else {
-            return;
-        };
-        let listener = connection.ends[LISTENER].host;
-        let round_trip = self.network.delay(host, listener) + self.network.delay(listener, host);
-        self.counts.snapshots += 1;
-        self.trace.note(
-            self.queue.now(),
-            host,
-            [20, u64::from(listener), index],
-            || format!("sends a snapshot at {} to n{}", at.position, listener + 1),
-        );
-        self.queue.post(
-            round_trip + self.setup.snapshot,
-            Event::Snapshot { key, at, voters },
-        );
+        self.send_packet(key, LISTENER, 0, Packet::NeedSnapshot);
     }
 
     // The listener's side.
@@ -213,8 +191,11 @@ impl World {
         if self.host(host).following != Some(link) {
             return;
         }
-        self.checks
-            .fed(now, host, &self.hosts[host as usize], first, entries);
+        let held = self
+            .checks
+            .log
+            .fed(host, &self.hosts[host as usize], first, entries);
+        self.takes_in(key, host, held);
         if self.checks.violation.is_some() {
             return;
         }
@@ -239,12 +220,63 @@ impl World {
         self.feed_all(host);
     }
 
+    /// A listener takes in what `held` says about. It may be of another history if its upstream's log is: nobody can know as
+    /// long as that is ahead of all who could compare it (`B12`). From then on the listener's log is of that history too.
+    fn takes_in(&mut self, key: Key, host: u32, held: Result<(), Broken>) {
+        let now = self.queue.now();
+        let upstream = self
+            .network
+            .get(key)
+            .map(|connection| connection.ends[UPSTREAM].host);
+        if held.is_ok() || !upstream.is_some_and(|upstream| self.host(upstream).diverged) {
+            self.checks.expect(now, held);
+        } else if !self.host(host).diverged {
+            self.host(host).diverged = true;
+            self.counts.misled += 1;
+            self.trace
+                .note(now, host, [24, 0, 0], || "takes in another history".into());
+        }
+    }
+
     /// Tells a listener's protocol state who votes, as its log says (`B5`).
     pub(super) fn tell_voters(&mut self, host: u32) {
         let voters: Vec<Peer> = self.host(host).log.voters().iter().map(peer).collect();
         if !voters.is_empty() {
             self.report(host, |node, now| node.handle_voters(now, voters));
         }
+    }
+
+    /// Fetches what the upstream's state is made of, as far as it is on disk. The fetch has a connection of its own, which is not
+    /// modelled: the snapshot is there after its time, if the session still stands then.
+    pub(super) fn fetch_snapshot(&mut self, key: Key, host: u32) {
+        let Some(connection) = self.network.get(key) else {
+            return;
+        };
+        let upstream = connection.ends[UPSTREAM].host;
+        let machine = &self.hosts[upstream as usize];
+        let index = machine.committed.index.min(machine.log.durable());
+        let Some(at) = machine.log.end_at(index) else {
+            return;
+        };
+        let voters = machine.log.voters_at(index);
+        let round_trip = self.network.delay(host, upstream) + self.network.delay(upstream, host);
+        self.counts.snapshots += 1;
+        self.trace.note(
+            self.queue.now(),
+            host,
+            [20, u64::from(upstream), index],
+            || {
+                format!(
+                    "fetches a snapshot at {} from n{}",
+                    at.position,
+                    upstream + 1
+                )
+            },
+        );
+        self.queue.post(
+            round_trip + self.setup.snapshot,
+            Event::Snapshot { key, at, voters },
+        );
     }
 
     pub(super) fn on_snapshot(&mut self, key: Key, at: LogEnd, voters: VoterSet) {
@@ -264,14 +296,16 @@ impl World {
         if self.is_gone(from, from_life) || self.network.is_cut(from, host) || !is_ahead {
             return self.fail_link(host, link);
         }
-        self.checks.snapshot(now, host, at);
+        let held = self.checks.log.holds(host, at);
+        let another = held.is_err();
+        self.takes_in(key, host, held);
         self.trace.note(now, host, [22, at.position.index, 0], || {
             format!("installs a snapshot at {}", at.position)
         });
         let machine = self.host(host);
         machine.log.reset(at, voters);
         machine.committed = at.position;
-        machine.diverged = false;
+        machine.diverged = another;
         self.send_packet(key, UPSTREAM, 0, Packet::FeedFrom(at));
         self.tell_voters(host);
         self.feed_all(host);

@@ -112,7 +112,6 @@ impl World {
                 }
             });
         self.ledger.ended(host);
-        self.checks.crashed(host);
         for (link, key) in links {
             let end = match link {
                 LinkId::Up(_) => LISTENER,

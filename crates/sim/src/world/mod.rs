@@ -71,7 +71,7 @@ pub(crate) enum Event {
     FlushDue { host: u32, life: u32 },
     /// A flush is done.
     Flushed { host: u32, life: u32 },
-    /// A snapshot has been taken in.
+    /// A snapshot has been fetched.
     Snapshot {
         key: Key,
         at: LogEnd,

@@ -11,7 +11,7 @@ use eaves_tree::{Address, Instant, Saved, TreeNode};
 /// How often the operator looks whether the next step can be done.
 const LOOK: Micros = 200 * MILLISECOND;
 /// How close to the end of the leader's log a new voter must be (`S15`).
-const CLOSE_ENTRIES: u64 = 16;
+const CLOSE_ENTRIES: u64 = 200;
 
 /// Something to be done with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,10 +188,9 @@ impl World {
             return true;
         }
         if leader == host {
-            let heir = voters
-                .without(host)
-                .iter()
-                .find(|&other| self.hosts[other as usize].is_running());
+            // Whoever lags behind cannot win, and would only hold the group up.
+            let durable = |other: &u32| machine.raft.as_ref().map(|raft| raft.durable_of(*other));
+            let heir = voters.without(host).iter().max_by_key(durable);
             if let Some(heir) = heir {
                 self.group_act(leader, |raft, env| raft.transfer(env, heir));
             }

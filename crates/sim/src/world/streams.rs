@@ -1,9 +1,9 @@
 //! What arrives on connections, what never does, and how they end.
 
 use super::{Event, World};
-use crate::host::Power;
+use crate::host::{Power, host_of};
 use crate::network::{DEAD_PEER_TIMEOUT, Key, LISTENER, Packet, UPSTREAM};
-use eaves_tree::{LinkId, Message, Register};
+use eaves_tree::{LinkId, LogVerdict, Message, Register};
 
 impl World {
     /// Puts a packet on its way to an end of a connection.
@@ -90,6 +90,7 @@ impl World {
                 self.link_closed(host, link);
             }
             Packet::FeedFrom(end) => self.on_feed_from(key, host, end),
+            Packet::NeedSnapshot => self.fetch_snapshot(key, host),
             Packet::Mismatch => self.on_mismatch(key, host, link),
             Packet::Entries(first, entries) => self.on_entries(key, host, link, first, &entries),
             Packet::Position(index) => self.on_position(key, host, index),
@@ -106,9 +107,18 @@ impl World {
         let verdict = self.verdict(host, register.last_log);
         self.trace
             .fold(self.queue.now(), host, [11, key.0, register.listener.id.0]);
+        let listener = host_of(register.listener.id);
+        let differs = matches!(verdict, LogVerdict::Differs { .. });
         self.report(host, |node, now| {
             node.handle_register(now, link, register, verdict)
         });
+        self.checks.registered(
+            self.queue.now(),
+            (host, link),
+            listener,
+            differs,
+            &self.hosts,
+        );
     }
 
     fn link_closed(&mut self, host: u32, link: LinkId) {

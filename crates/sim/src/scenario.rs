@@ -32,17 +32,8 @@ pub struct Scenario {
 impl Scenario {
     /// What `seed` draws.
     pub fn draw(seed: u64) -> Scenario {
-        let mut rng = Rng::new(seed, 1);
+        let rng = &mut Rng::new(seed, 1);
         let storm = rng.permille(STORMS_PERMILLE);
-        Scenario::draw_kind(seed, &mut rng, storm)
-    }
-
-    /// What `seed` would draw if it drew a storm.
-    pub fn draw_storm(seed: u64) -> Scenario {
-        Scenario::draw_kind(seed, &mut Rng::new(seed, 1), true)
-    }
-
-    fn draw_kind(seed: u64, rng: &mut Rng, storm: bool) -> Scenario {
         let founders = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5]);
         let listeners = if storm {
             rng.between(20, HOSTS_MAX - founders)
@@ -94,11 +85,30 @@ impl Scenario {
         }
     }
 
-    /// The same without listeners, and without anything that is done to them: what the group does must not change (no-vote).
+    /// The same without listeners: what the group does must not change (no-vote). Only for a run that
+    /// [is about the group alone](Self::is_about_the_group_alone).
     pub fn without_listeners(mut self) -> Scenario {
         self.setup.hosts.truncate(self.setup.founders as usize);
         self.starts.clear();
         self
+    }
+
+    /// Whether nothing that happens to listeners is meant to change the group: none gets a vote, and no fault is drawn by
+    /// looking at them.
+    pub fn is_about_the_group_alone(&self) -> bool {
+        let founders = self.setup.founders;
+        let is_founder = |target: &Target| match target {
+            Target::Host(host) => *host < founders,
+            Target::Leader => true,
+            Target::Inner => false,
+        };
+        self.faults.iter().all(|(_, fault)| match fault {
+            Fault::Kill(target, _) | Fault::Vanish(target, _) | Fault::Pause(target, _) => {
+                is_founder(target)
+            }
+            Fault::Cut(..) | Fault::Transfer => true,
+            _ => false,
+        })
     }
 }
 

@@ -50,11 +50,6 @@ fn s10_is_missed() {
 }
 
 #[test]
-fn b1_is_missed() {
-    is_missed(Mutation::B1, Scenario::draw_storm, &["loop-broken"]);
-}
-
-#[test]
 fn b3_is_missed() {
     is_missed(Mutation::B3, Scenario::draw, &["subtree-together"]);
 }

@@ -4,16 +4,19 @@
 //! - **subtree-together** (`B3`): below a detached head nobody searches before its patience is over.
 
 use super::Broken;
-use crate::engine::Micros;
+use crate::engine::{Micros, SECOND};
 use crate::host::{Host, host_at, id};
 use eaves_tree::{Answer, Event, GRACE_LEVELS_MAX, NodeId, Verdict, Why};
 use std::collections::BTreeMap;
 
+/// For how long an answer is remembered: longer than a round takes.
+const REMEMBERED_FOR: Micros = 30 * SECOND;
+
 /// What is remembered of each node.
 #[derive(Clone, Default)]
 struct Remembered {
-    /// When each node answered last, by the asker's clock, and whether it was stale.
-    answers: BTreeMap<u32, (Micros, bool)>,
+    /// When each node answered lately, and whether it was stale. An answer may come twice, and the older one last.
+    answers: BTreeMap<u32, Vec<(Micros, bool)>>,
     /// Since when it is detached below this head, so many levels.
     detached: Option<(Micros, NodeId, u32)>,
 }
@@ -32,9 +35,9 @@ impl Choices {
 
     /// A question of `number` was answered.
     pub(crate) fn answered(&mut self, now: Micros, number: u32, by: u32, answer: &Answer) {
-        self.0[number as usize]
-            .answers
-            .insert(by, (now, answer.stale));
+        let answers = self.0[number as usize].answers.entry(by).or_default();
+        answers.retain(|(at, _)| at + REMEMBERED_FOR > now);
+        answers.push((now, answer.stale));
     }
 
     pub(super) fn event(&mut self, now: Micros, number: u32, event: &Event, host: &Host) {
@@ -67,18 +70,18 @@ impl Choices {
         };
         let began = host.started_at + choice.began.0;
         let answers = &self.0[number as usize].answers;
-        let was_stale = |by: u32| {
-            let answer = answers.get(&by).filter(|(at, _)| *at >= began);
-            answer.map(|(_, stale)| *stale)
+        let said = |by: u32, stale: bool| {
+            let answers = answers.get(&by).map_or(&[][..], Vec::as_slice);
+            let mut in_this_round = answers.iter().filter(|(at, _)| *at >= began).peekable();
+            in_this_round.peek().is_some() && in_this_round.all(|(_, was)| *was == stale)
         };
         let mut eligible = choice
             .considered
             .iter()
             .filter(|considered| considered.verdict == Verdict::Eligible);
-        let fresher =
-            eligible.find(|considered| was_stale(host_at(&considered.address)) == Some(false));
+        let fresher = eligible.find(|considered| said(host_at(&considered.address), false));
         match fresher {
-            Some(fresher) if was_stale(upstream) == Some(true) => {
+            Some(fresher) if said(upstream, true) => {
                 let what = format!(
                     "n{} chose n{}, which is stale, before {}, which is not",
                     number + 1,

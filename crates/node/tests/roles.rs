@@ -3,9 +3,10 @@
 mod common;
 
 use common::{Cluster, Running, Stalling, converged, eventually, write};
-use eaves::{Role, RoleChange, RoleChangeError};
+use eaves::{RaftTimes, Role, RoleChange, RoleChangeError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn promote(node: &str) -> RoleChange {
     RoleChange::Promote { node: node.into() }
@@ -387,6 +388,36 @@ async fn a_dead_voter_is_replaced_and_finds_out_when_it_comes_back() {
     let listener = cluster.start(config).await;
     assert_ne!(role(&listener), Role::Listener, "it was promoted");
     write(&listener.node, 105, 110).await;
+}
+
+/// A voter that was removed while it was down asks the others for votes again and again, and its leader answers each time.
+#[tokio::test]
+async fn a_removed_voter_finds_out_however_often_it_stands_for_election() {
+    let cluster = Cluster::new(3);
+    let impatient = |name: &str| {
+        let mut config = cluster.voter(name);
+        config.raft = RaftTimes {
+            heartbeat_interval: Duration::from_millis(50),
+            election_timeout: Duration::from_millis(200),
+        };
+        config
+    };
+    let mut nodes = Vec::new();
+    for name in ["v1", "v2", "v3"] {
+        nodes.push(cluster.start(impatient(name)).await);
+    }
+    leader_known(&nodes).await;
+    write(&nodes[0].node, 0, 5).await;
+    let gone = nodes.remove((leader(&nodes) + 1) % 3);
+    let name = name(&gone);
+    gone.node.shutdown().await;
+    drop(gone);
+    change(&nodes[0], demote(&name)).await.unwrap();
+    let back = cluster.start(impatient(&name)).await;
+    eventually("it finds out that it votes no more", async || {
+        role(&back) == Role::Listener
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -73,6 +73,8 @@ impl Link {
         tail: &[u8],
         option: &RPCOption,
     ) -> Result<Reply, RPCError<Types>> {
+        // Anybody refuses a pre-vote: a removed voter that took this for a sign of its leader would never ask whether it still votes.
+        let is_sign = !matches!(call, Call::PreVote(_));
         let called = self
             .peers
             .call(
@@ -83,7 +85,7 @@ impl Link {
                 option.soft_ttl(),
             )
             .await;
-        if let (Ok(_), Some(core)) = (&called, self.core.upgrade()) {
+        if let (true, Ok(_), Some(core)) = (is_sign, &called, self.core.upgrade()) {
             core.hear(self.target);
         }
         called

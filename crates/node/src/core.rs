@@ -431,7 +431,12 @@ impl From<WriteError> for Reject {
             WriteError::TooLarge(_) => Reason::Invalid,
             WriteError::Stopped(_) => Reason::Stopped,
         };
-        Reject::new(reason, error.to_string())
+        // The node below says again what the reason is.
+        let text = match error {
+            WriteError::NoLeader(why) | WriteError::Unknown(why) => why,
+            other => other.to_string(),
+        };
+        Reject::new(reason, text)
     }
 }
 
@@ -443,6 +448,10 @@ impl From<ReadError> for Reject {
             }
             ReadError::Stopped(_) => Reason::Stopped,
         };
-        Reject::new(reason, error.to_string())
+        let text = match error {
+            ReadError::NoLeader(why) => why,
+            other => other.to_string(),
+        };
+        Reject::new(reason, text)
     }
 }

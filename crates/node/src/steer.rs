@@ -176,14 +176,22 @@ impl<'a> Steering<'a> {
             ));
         }
         let began = Instant::now();
-        self.give(row, Order::SetUpstreams(UpstreamsOrder { upstreams }))
-            .await?;
+        let order = UpstreamsOrder {
+            upstreams: upstreams.clone(),
+        };
+        self.give(row, Order::SetUpstreams(order)).await?;
         let chosen = |told: &Explained| is_newer(told, began) || has_looked(told, began);
         let where_now = self.where_now(&rows, row, chosen).await;
-        let said = format!(
-            "{} keeps the new list and has chosen from it; {where_now}",
-            label(row)
-        );
+        let name = label(row);
+        let said = match self.explain(row).await {
+            Ok(told) if is_newer(&told, began) || is_fed_from(&told, &upstreams) => {
+                format!("{name} keeps the new list and has chosen from it; {where_now}")
+            }
+            Ok(told) if has_looked(&told, began) => format!(
+                "{name} keeps the new list, but nobody on it or named by it could be had or was better, as `eaves why {name}` tells; {where_now}"
+            ),
+            _ => format!("{name} keeps the new list; {where_now}"),
+        };
         Ok(steered(row, said))
     }
 
@@ -206,6 +214,12 @@ impl<'a> Steering<'a> {
             return Err(SteerError::Refused(format!(
                 "{} cannot be its own upstream: name another node",
                 label(row)
+            )));
+        }
+        if row.avoids.contains(&upstream.id) {
+            let (listener, upstream) = (label(row), label(upstream));
+            return Err(SteerError::Refused(format!(
+                "{listener} avoids {upstream}: `eaves avoid {listener} {upstream} --clear` first"
             )));
         }
         if is_below(&rows, upstream, row) {
@@ -398,6 +412,12 @@ impl<'a> Steering<'a> {
                     label(listener)
                 )));
             }
+            if on && listener.pin == Some(id) {
+                let (listener, pinned) = (label(listener), name_of(rows, id));
+                return Err(SteerError::Refused(format!(
+                    "{listener} is pinned to {pinned}: `eaves pin {listener} --clear` first"
+                )));
+            }
             ids.push(id);
         }
         Ok(ids)
@@ -487,6 +507,12 @@ fn has_looked(told: &Explained, began: Instant) -> bool {
     told.look
         .as_ref()
         .is_some_and(|look| !look.under_way && Duration::from_millis(look.ago_ms) < began.elapsed())
+}
+
+fn is_fed_from(told: &Explained, addresses: &[String]) -> bool {
+    told.upstream
+        .as_ref()
+        .is_some_and(|upstream| addresses.contains(&upstream.address))
 }
 
 fn name_of(rows: &[TreeRow], id: u64) -> String {

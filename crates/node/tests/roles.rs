@@ -427,7 +427,7 @@ async fn what_cannot_be_is_refused_and_says_why() {
         (promote("nobody"), "no node called nobody"),
         (replace("v1", "v2"), "v2 is a voter already"),
         (replace("v1", "v1"), "cannot replace itself"),
-        (transfer(Some("l1")), "l1 is no voter"),
+        (transfer(Some("l1")), "l1 is no voter: `eaves promote l1`"),
     ] {
         let text = refusal(&listener, wanted).await;
         assert!(text.contains(says), "{text}");
@@ -565,6 +565,29 @@ async fn a_leader_that_lost_its_quorum_is_shown_as_none() {
         role(&left) != Role::Leader && left.node.status().borrow().leader.is_none()
     })
     .await;
+}
+
+/// S1, S15: nobody feeds the listener of a group of one, and so nobody but itself knows it. Asked itself it becomes a voter all the same,
+/// by Raft; and the group, once it has a follower, feeds listeners again.
+#[tokio::test]
+async fn a_group_of_one_grows_when_the_listener_is_asked() {
+    let cluster = Cluster::new(1);
+    let voters1 = cluster.start_voters().await;
+    write(&voters1[0].node, 0, 5).await;
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let second = cluster.start(cluster.listener("l1", &upstreams)).await;
+    let third = cluster.start(cluster.listener("l2", &upstreams)).await;
+    let text = refusal(&voters1[0], promote("l1")).await;
+    assert!(text.contains("asked itself"), "{text}");
+    change(&second, promote("l1")).await.unwrap();
+    assert_eq!(voters(&voters1[0]), ["l1", "v1"]);
+    converged(&[&voters1[0], &second, &third], 5).await;
+    change(&second, demote("l1")).await.unwrap();
+    assert_eq!(voters(&voters1[0]), ["v1"]);
+    write(&voters1[0].node, 5, 10).await;
+    change(&second, promote("l1")).await.unwrap();
+    converged(&[&voters1[0], &second, &third], 10).await;
 }
 
 /// S15: who is far behind is waited for, and told about meanwhile.

@@ -124,6 +124,14 @@ async fn what_makes_no_sense_is_refused_in_words() {
     assert!(avoid("l1", "l1").await.contains("cannot avoid itself"));
     assert!(avoid("v1", "v2").await.contains("v1 is a voter"));
     assert!(avoid("l1", "nobody").await.contains("nobody"));
+    steer.pin("l1", Some("v1")).await.unwrap();
+    let pinned = avoid("l1", "v1").await;
+    assert!(pinned.starts_with("l1 is pinned to v1:"), "{pinned}");
+    steer.pin("l1", None).await.unwrap();
+    let names = ["v1".to_string()];
+    steer.avoid("l1", Some(&names), true).await.unwrap();
+    let avoided = text(pin("l1", "v1").await);
+    assert!(avoided.starts_with("l1 avoids v1:"), "{avoided}");
     let nothing = steer.avoid("l1", None, true).await.unwrap_err();
     assert!(text(nothing).contains("name the nodes"));
     assert!(text(steer.drain("l9").await.map(|_| ()).unwrap_err()).contains("l9"));
@@ -357,7 +365,8 @@ async fn the_survey_finds_who_hangs_nowhere_and_names_who_does_not_answer() {
     let mut nodes = grown(&cluster, &["l1", "l2"]).await;
     let steer = nodes[0].node.steer();
     let nobody = vec!["127.0.0.1:1".to_string()];
-    steer.set_upstreams("l1", nobody).await.unwrap();
+    let set = steer.set_upstreams("l1", nobody).await.unwrap();
+    said(&set, &["keeps the new list, but nobody on it"]);
     let names: Vec<String> = ["v1", "v2", "v3"].map(String::from).to_vec();
     steer.avoid("l1", Some(&names), true).await.unwrap();
     steer.kick("l1").await.unwrap();

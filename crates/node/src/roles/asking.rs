@@ -1,11 +1,13 @@
 //! The asker's side of a change of roles: finds the nodes meant, asks the leader until it is done, whoever leads meanwhile.
 
-use super::change;
-use super::message::{ChangeAsk, ChangeKind, ChangeState, ChangeTold, Target, Told};
+use super::change::{self, ASK_TIMEOUT};
+use super::message::{Ask, ChangeAsk, ChangeKind, ChangeState, ChangeTold, Target, Told};
 use crate::config::random_number;
 use crate::core::Core;
 use crate::describe;
-use crate::message::Reply;
+use crate::message::{Call, Empty, Reason, Reject, Reply};
+use crate::orders::{self, Order, OrderReply};
+use crate::tree_loop::PeerAt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +111,12 @@ pub(crate) async fn change_role(
 }
 
 async fn ask_once(core: &Arc<Core>, ask: ChangeAsk) -> Result<ChangeTold, String> {
-    match change::answer(core, ask).await {
+    let hangs_nowhere = core.consensus().is_none() && core.tree.upstream().is_none();
+    let reply = match hangs_nowhere {
+        true => ask_servers(core, ask).await,
+        false => change::answer(core, ask).await,
+    };
+    match reply {
         Reply::Roles(reply) => match reply.told {
             Some(Told::Change(told)) => Ok(told),
             _ => Err("the leader answered another question".into()),
@@ -117,6 +124,42 @@ async fn ask_once(core: &Arc<Core>, ask: ChangeAsk) -> Result<ChangeTold, String
         Reply::Reject(reject) => Err(reject.text),
         _ => Err("the leader answered another question".into()),
     }
+}
+
+/// Asks the voters and the upstream servers that a listener knows while nobody feeds it. In a group of one voter nobody ever does (S1).
+async fn ask_servers(core: &Arc<Core>, ask: ChangeAsk) -> Reply {
+    let call = Call::from(Ask::Change(ChangeAsk {
+        leader_only: true,
+        ..ask
+    }));
+    for address in servers(core).await {
+        let asked = core.peers.ask_once(&address, call.clone(), ASK_TIMEOUT);
+        if let Ok(reply) = asked.await {
+            return reply;
+        }
+    }
+    let why = "this listener hangs nowhere, and no server that it knows leads";
+    Reply::Reject(Reject::new(Reason::NoLeader, why))
+}
+
+async fn servers(core: &Arc<Core>) -> Vec<String> {
+    let me = PeerAt {
+        id: core.node_id,
+        address: core.address.clone(),
+    };
+    let explained = orders::give(core, &me, Order::Explain(Empty {})).await;
+    let listed = match explained {
+        Ok(OrderReply::Explained(told)) => told.upstream_list,
+        _ => Vec::new(),
+    };
+    let membership = core.membership();
+    let voters = membership.voters();
+    let mut servers: Vec<String> = voters.map(|voter| voter.peer_address.clone()).collect();
+    servers.extend(listed);
+    servers.sort_unstable();
+    servers.dedup();
+    servers.retain(|address| *address != core.address);
+    servers
 }
 
 enum Resolved {
@@ -201,7 +244,8 @@ fn find_one(known: &BTreeMap<u64, Target>, wanted: &str) -> Result<Target, Missi
         }
         (None, _) => by_id().cloned().ok_or_else(|| {
             Missing::Unknown(format!(
-                "no node called {wanted} is in the tree or in the group; `eaves tree` shows all that can be reached"
+                "no node called {wanted} is in the tree or in the group; `eaves tree` shows all that can be reached, and a listener that \
+                 hangs nowhere is found when it is asked itself"
             ))
         }),
     }

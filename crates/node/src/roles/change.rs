@@ -51,7 +51,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const NEWS_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a call that waits for news may take, hops included.
-const ASK_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often a leader looks for a joint configuration that somebody has left behind.
 const JOINT_INTERVAL: Duration = Duration::from_secs(2);
@@ -395,7 +395,7 @@ impl Change<'_> {
         if !before.is_voter(node.id) {
             // Perhaps an earlier run, or the node, did not come to the end.
             self.retire(node).await;
-            return Ok(format!("{label} is no voter already"));
+            return Ok(format!("{label} votes no more already"));
         }
         let voters: BTreeSet<u64> = voter_ids(&before).filter(|id| *id != node.id).collect();
         if voters.is_empty() {
@@ -423,7 +423,10 @@ impl Change<'_> {
         let candidates: Vec<Member> = match to {
             Some(to) if to.id == me => return Ok(format!("{} leads already", to.label())),
             Some(to) if !before.is_voter(to.id) => {
-                return refused(format!("{} is no voter", to.label()));
+                let label = to.label();
+                return refused(format!(
+                    "{label} is no voter: `eaves promote {label}` makes it one"
+                ));
             }
             Some(to) => before
                 .voters()

@@ -318,8 +318,8 @@ fn print_dry(output: &mut Output, settings: &Settings) -> Outcome {
 
 /// What a group of one voter is good for.
 const LONE_VOTER: &str = "One voter makes a group that takes reads and writes, feeds no listeners and survives no loss (nobody but a follower feeds \
-     listeners). For a group that does, give --voter three times, with three new directories; or later, when it is stopped, \
-     recover from its own directory in the same way.";
+     listeners). For a group that does, give --voter three times, with three new directories. Or let this one grow later: \
+     promote listeners, each asked itself (`eaves promote` with its --endpoints), or stop it and recover from its own directory in the same way.";
 
 fn print_made(output: &mut Output, settings: &Settings, place: &str) -> Outcome {
     let group = settings.group();

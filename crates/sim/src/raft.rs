@@ -570,7 +570,10 @@ impl Raft {
 
     fn handle_snapshot(&mut self, env: &mut Env<'_>, from: u32, base: LogEnd, voters: VoterSet) {
         if base.position.index > env.committed.index {
-            env.log.reset(base, voters);
+            // A log that goes on behind the snapshot is kept: some of it may have been acknowledged (Raft, figure 13, step 6).
+            if env.log.end_at(base.position.index) != Some(base) {
+                env.log.reset(base, voters);
+            }
             *env.committed = base.position;
         }
         self.agreed = self.agreed.max(base.position.index);
@@ -593,5 +596,51 @@ impl Raft {
             durable: env.log.durable().min(self.agreed),
         };
         env.sent.push((leader, message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MILLISECOND;
+
+    #[test]
+    fn a_late_snapshot_takes_nothing_back() {
+        let voters = VoterSet::first(2);
+        let (mut log, mut committed) = (Log::founded(voters), LogPosition::default());
+        let mut env = Env {
+            now: 0,
+            log: &mut log,
+            committed: &mut committed,
+            rng: &mut Rng::new(1, 1),
+            sent: &mut Vec::new(),
+        };
+        let times = Times {
+            heartbeat: 100 * MILLISECOND,
+            election: 500 * MILLISECOND,
+        };
+        let mut raft = Raft::new(&mut env, 1, times, 1, None);
+        let mut entries = Vec::new();
+        for number in 0..3 {
+            let chain = entries.last().map_or(0, |last: &Entry| last.chain);
+            entries.push(Entry::after(chain, 1, Payload::Write(number)));
+        }
+        let append = |entries: &[Entry], previous, committed| RaftMessage::Append {
+            term: 1,
+            previous,
+            entries: entries.into(),
+            committed,
+        };
+        raft.handle(&mut env, 0, append(&entries, LogPosition::default(), 0));
+        let base = env.log.end_at(1).expect("it was appended");
+        let snapshot = RaftMessage::Snapshot {
+            term: 1,
+            base,
+            voters,
+        };
+        raft.handle(&mut env, 0, snapshot);
+        assert_eq!(env.log.last_index(), 3);
+        raft.handle(&mut env, 0, append(&[], base.position, 3));
+        assert_eq!(env.committed.index, 3);
     }
 }

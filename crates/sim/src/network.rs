@@ -131,6 +131,8 @@ pub struct End {
     pub blocked: Option<Micros>,
     /// The last packet on its way arrives then.
     busy_until: Micros,
+    /// The last packet that was lost and sent again, or waited behind a cut, arrives then; nothing overtakes it.
+    late_until: Micros,
 }
 
 /// A session: a listener's connection to an upstream.
@@ -264,6 +266,7 @@ impl Network {
             expected: false,
             blocked: None,
             busy_until: 0,
+            late_until: 0,
         };
         let connection = Connection {
             ends: [
@@ -316,6 +319,8 @@ impl Network {
                 self.resets += 1;
                 return self.enqueue(now + delay, key, to, Packet::Closed);
             }
+            let end = &mut self.get_mut(key)?.ends[to];
+            end.late_until = end.late_until.max(now + delay);
         }
         self.enqueue(now + delay, key, to, packet)
     }
@@ -348,13 +353,13 @@ impl Network {
         end.coming.pop_front().map(|(_, packet)| packet)
     }
 
-    /// Until when a stream is busy with what is on it, blocked ones for ever.
-    pub fn busy_until(&self, key: Key, to: usize) -> Micros {
+    /// Until when a stream is held up by what was lost or cut off, blocked ones for ever. What is merely on its way is not late.
+    pub fn late_until(&self, key: Key, to: usize) -> Micros {
         self.get(key).map_or(0, |connection| {
             let end = &connection.ends[to];
             match end.blocked {
                 Some(_) => Micros::MAX,
-                None => end.busy_until,
+                None => end.late_until,
             }
         })
     }
@@ -383,6 +388,7 @@ impl Network {
                 let end = &mut self.connections[slot].as_mut().expect("it is there").ends[to];
                 end.blocked = None;
                 end.busy_until = end.busy_until.max(now + after);
+                end.late_until = end.busy_until;
                 if !end.coming.is_empty() {
                     end.expected = true;
                     let key = Key(u64::from(self.generations[slot]) << 32 | slot as u64);

@@ -15,6 +15,9 @@ pub const HOSTS_MAX: u64 = 64;
 /// hardly a loop would ever form.
 const STORMS_PERMILLE: u64 = 60;
 
+/// So many of a thousand runs are made to [form loops](Scenario::draw_stalls).
+const STALLS_PERMILLE: u64 = 40;
+
 /// Everything that a seed decides before the run begins.
 pub struct Scenario {
     /// The seed.
@@ -32,6 +35,13 @@ pub struct Scenario {
 impl Scenario {
     /// What `seed` draws.
     pub fn draw(seed: u64) -> Scenario {
+        match Rng::new(seed, 6).permille(STALLS_PERMILLE) {
+            true => Scenario::draw_stalls(seed),
+            false => Scenario::draw_any(seed),
+        }
+    }
+
+    fn draw_any(seed: u64) -> Scenario {
         let rng = &mut Rng::new(seed, 1);
         let storm = rng.permille(STORMS_PERMILLE);
         let founders = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5]);
@@ -83,6 +93,39 @@ impl Scenario {
             faults,
             calm_at,
         }
+    }
+
+    /// A world in which loops want to form: chains on slow links whose roots all die while some of those in between are stopped.
+    /// Who is below a stopped node believes itself attached for some seconds more, and the only free places there are are at
+    /// the ends of the chains: the listener that looks for a place is offered the one below itself (`B1`). Nothing is lost,
+    /// so that nothing excuses a loop that lasts.
+    pub fn draw_stalls(seed: u64) -> Scenario {
+        let mut scenario = Scenario::draw_any(seed);
+        let rng = &mut Rng::new(seed, 5);
+        let founders = rng.between(2, 3) as u32;
+        let listeners = rng.between(6, 24) as u32;
+        let count = founders + listeners;
+        let hosts = (0..count).map(|number| {
+            let is_founder = number < founders;
+            HostSetup {
+                capacity: if is_founder { 2 } else { 1 },
+                zone: 0,
+                upstreams: match is_founder {
+                    true => Vec::new(),
+                    false => list_of(rng, 40, founders, count),
+                },
+            }
+        });
+        scenario.setup.hosts = hosts.collect();
+        scenario.setup.founders = founders;
+        scenario.setup.quality = Quality {
+            near: rng.between(50 * MILLISECOND, 150 * MILLISECOND),
+            loss_permille: 0,
+            ..scenario.setup.quality
+        };
+        scenario.starts = draw_starts(rng, founders, listeners);
+        scenario.faults = draw_stalls(rng, founders, count, scenario.calm_at);
+        scenario
     }
 
     /// The same without listeners: what the group does must not change (no-vote). Only for a run that
@@ -224,6 +267,23 @@ fn draw_storm(rng: &mut Rng, calm_at: Micros) -> Vec<(Micros, Fault)> {
         };
         faults.push((at, fault));
         at += lasts + rng.between(SECOND, 10 * SECOND);
+    }
+    faults
+}
+
+/// Some listeners stopped, and a moment later all followers killed, again and again.
+fn draw_stalls(rng: &mut Rng, founders: u32, count: u32, calm_at: Micros) -> Vec<(Micros, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = 8 * SECOND;
+    while at < calm_at {
+        // Shorter than anybody is silent without being given up (`S11`, `S13`).
+        let pause = rng.between(SECOND, 5 * SECOND / 2);
+        for host in (founders..count).filter(|_| rng.permille(250)) {
+            faults.push((at, Fault::Pause(Target::Host(host), pause)));
+        }
+        let lasts = rng.between(2 * SECOND, 8 * SECOND);
+        faults.push((at + MILLISECOND, Fault::KillFollowers(lasts)));
+        at += lasts + rng.between(8 * SECOND, 15 * SECOND);
     }
     faults
 }

@@ -50,6 +50,11 @@ fn s10_is_missed() {
 }
 
 #[test]
+fn b1_is_missed() {
+    is_missed(Mutation::B1, Scenario::draw_stalls, &["loop-broken"]);
+}
+
+#[test]
 fn b3_is_missed() {
     is_missed(Mutation::B3, Scenario::draw, &["subtree-together"]);
 }

@@ -120,7 +120,7 @@ impl Loop {
                 return Some(now);
             }
             let link = host.node.as_ref()?.upstream()?.link;
-            match network.busy_until(host.key_of(link)?, LISTENER) {
+            match network.late_until(host.key_of(link)?, LISTENER) {
                 Micros::MAX => Some(now),
                 until => (until > now).then_some(until),
             }

@@ -136,7 +136,9 @@ impl Incoming {
 
     /// A chunk, if the file still has it. Blocks.
     pub fn read(&self, number: usize) -> io::Result<Option<Bytes>> {
-        read_chunk(&self.file, &self.manifest, number).map_err(|error| at_path(&self.path, error))
+        let room = self.manifest.room(number);
+        read_chunk(&self.file, &self.manifest, number, room)
+            .map_err(|error| at_path(&self.path, error))
     }
 
     fn prove(&mut self, number: usize) {

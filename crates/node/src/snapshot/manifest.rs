@@ -73,6 +73,11 @@ impl Manifest {
         &self.chunks
     }
 
+    /// Room for the content of a chunk.
+    pub fn room(&self, number: usize) -> Vec<u8> {
+        vec![0; self.chunks[number].bytes as usize]
+    }
+
     pub fn total_bytes(&self) -> u64 {
         self.chunks
             .last()

@@ -166,8 +166,8 @@ async fn send_chunk(
     number: usize,
     is_pushed: bool,
 ) -> io::Result<()> {
-    let reading = spool.clone();
-    let bytes = match blocking(move || reading.read(number)).await {
+    let (reading, room) = (spool.clone(), spool.room(number));
+    let bytes = match blocking(move || reading.read(number, room)).await {
         Ok(bytes) => bytes,
         Err(error) => {
             // The next to ask gets a new one.

@@ -7,6 +7,7 @@ use crate::applier::Applier;
 use crate::committed::Committed;
 use crate::config::Config;
 use crate::cpu::CpuMeter;
+use crate::differing::Differing;
 use crate::edges::Edges;
 use crate::error::{ReadError, WriteError};
 use crate::flusher::Flusher;
@@ -85,6 +86,8 @@ pub(crate) struct Core {
     pub following: Following,
     /// The time without an upstream that a listener is in.
     pub unfed: Unfed,
+    /// Whether an upstream found this node's log to differ.
+    pub differing: Differing,
     /// The listeners that are fed, and how far each is.
     pub edges: Edges,
     /// Processor time spent on them (B18).

@@ -217,6 +217,7 @@ impl Intake {
                 Kind::FeedStart => match packet.head::<FeedStart>()?.start {
                     Some(Start::Entries(_)) => self.fed(),
                     Some(Start::NeedSnapshot(need)) => {
+                        self.core.differing.check()?;
                         tracing::info!(
                             "upstream {} has the log from {} only: fetch a snapshot",
                             self.address,
@@ -342,6 +343,7 @@ impl Intake {
 
     /// The upstream feeds from here on: counts how long nobody did.
     fn fed(&self) {
+        self.core.differing.agrees();
         let Some(gap) = self.core.unfed.end() else {
             return;
         };
@@ -379,6 +381,7 @@ impl Intake {
             self.address, mismatch.index, mismatch.listener_chain, mismatch.upstream_chain
         );
         tracing::error!("{text}");
+        self.core.differing.found(&text);
         let _ = self.core.events.send(NodeEvent::Tree(text.clone()));
         io::Error::other(text)
     }

@@ -8,6 +8,7 @@ mod config;
 mod core;
 mod cpu;
 mod describe;
+mod differing;
 mod edges;
 mod error;
 mod explain;

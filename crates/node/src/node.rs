@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
 use crate::cpu::CpuMeter;
 use crate::describe;
+use crate::differing::Differing;
 use crate::edges::{self, Edges};
 use crate::error::{ReadError, StartError, WriteError};
 use crate::intake::Following;
@@ -111,6 +112,7 @@ impl Node {
             reads: Reads::default(),
             following: Following::default(),
             unfed: Unfed::default(),
+            differing: Differing::open(&config.data_dir)?,
             edges: Edges::default(),
             feed_cpu: CpuMeter::default(),
             connections: Connections::default(),

@@ -671,6 +671,13 @@ impl Run {
             } => tracing::error!("{event}; the data stays as it is"),
             _ => tracing::info!("{event}"),
         }
+        if let Event::Refused {
+            reason: RefuseReason::Log { .. },
+            ..
+        } = event
+        {
+            self.core.differing.found(&event.to_string());
+        }
         let _ = self.core.events.send(NodeEvent::Tree(event.to_string()));
     }
 

@@ -259,6 +259,38 @@ async fn a_listener_left_behind_is_counted_as_such_and_keeps_its_state_meanwhile
     assert_eq!(counters(&again).received_behind, 1);
 }
 
+/// B12: nothing is overwritten silently, not even when nobody has the log any more to compare it with.
+#[tokio::test]
+async fn a_log_that_was_found_to_differ_is_not_replaced_by_a_snapshot() {
+    let cluster = Cluster::new(3);
+    let voters = voters_without_old_log(&cluster, |_| {}).await;
+    let (config, _) = below(&cluster, "l1", &voters[1], Fault::None);
+    let mark = config.data_dir.join("log-differs");
+    let listener = cluster.start(config).await;
+    converged(&[&voters[0], &listener], COMMANDS).await;
+    listener.node.shutdown().await;
+    drop(listener);
+    std::fs::write(&mark, "an upstream said so").unwrap();
+    write_state(&voters, COMMANDS, 2 * COMMANDS).await;
+
+    let (config, _) = below(&cluster, "l1", &voters[1], Fault::None);
+    let refusing = cluster.start(config).await;
+    eventually("it has been told twice to take a snapshot", async || {
+        refusing.node.counters().moves.total() >= 2
+    })
+    .await;
+    assert_eq!(counters(&refusing).received(), 0);
+    assert_eq!(refusing.commands().len(), COMMANDS);
+    refusing.node.shutdown().await;
+    drop(refusing);
+
+    // The administrator has looked.
+    std::fs::remove_file(&mark).unwrap();
+    let (config, _) = below(&cluster, "l1", &voters[1], Fault::None);
+    let again = cluster.start(config).await;
+    converged(&[&voters[0], &again], 2 * COMMANDS).await;
+}
+
 #[tokio::test]
 async fn what_a_leader_pushes_is_resumed_too() {
     let cluster = Cluster::new(3);

@@ -396,7 +396,10 @@ fn tree_config(core: &Core) -> eaves_tree::Config {
         ClusterId(core.cluster_id),
     );
     config.capacity = core.config.capacity;
-    config.silent_voter = core.config.raft.election_timeout;
+    let election_timeout = core.config.raft.election_timeout;
+    config.silent_voter = election_timeout;
+    // An election that takes its time makes nobody stale.
+    config.stale_voter = config.stale_voter.max(4 * election_timeout);
     config.zone = (!core.config.zone.is_empty()).then(|| core.config.zone.as_str().into());
     config
 }

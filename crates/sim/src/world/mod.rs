@@ -172,7 +172,9 @@ impl World {
                 config.zone =
                     (host.zone > 0).then(|| Zone::from(format!("z{}", host.zone).as_str()));
                 config.improve = Duration::from_micros(setup.improve);
+                // As a real node does.
                 config.silent_voter = Duration::from_micros(setup.times.election);
+                config.stale_voter = config.stale_voter.max(4 * config.silent_voter);
                 tune(&mut config);
                 Host::new(setup.seed, number, config, part, log)
             })

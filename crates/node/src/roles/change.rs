@@ -44,6 +44,9 @@ const STAND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node may take to open Raft, or to go back to listening.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long voters may take to be there, and close: under writes one is behind for a moment now and then.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a change of the membership may take to be committed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -411,7 +414,7 @@ impl Change<'_> {
             self.run
                 .tell("one voter will be left: nobody feeds listeners until there is another (S1)");
         }
-        self.set_voters(voters).await?;
+        self.set_voters(&before, voters).await?;
         self.core.step(Step::VotersChanged).await;
         self.retire(&addressed(node, &before)).await;
         Ok(format!("{label} votes no more; {}", self.who_votes()))
@@ -454,7 +457,7 @@ impl Change<'_> {
         self.run.bring_in(Some(node.id));
         let joined = self.join_as_learner(node).await;
         let result = match joined {
-            Ok(()) => self.set_voters(voters).await,
+            Ok(()) => self.set_voters(before, voters).await,
             Err(stop) => Err(stop),
         };
         if let Err(Stop::Refused(_)) = &result {
@@ -566,7 +569,12 @@ impl Change<'_> {
         }
     }
 
-    async fn set_voters(&self, voters: BTreeSet<u64>) -> Outcome {
+    /// Makes `voters` of those who vote in `before`. While this leader waited for a node, another may have led and changed them: its
+    /// change must not be undone.
+    async fn set_voters(&self, before: &Membership, voters: BTreeSet<u64>) -> Outcome {
+        if self.consensus.view().membership.configs != before.configs {
+            return Err(Stop::LookAgain("the voters have changed meanwhile".into()));
+        }
         self.run.tell("change the voters");
         match self.in_time(self.consensus.set_voters(voters)).await {
             // The first of two entries may be in the log: only a leader that looks can tell.
@@ -640,7 +648,8 @@ impl Change<'_> {
         )))
     }
 
-    /// Refuses voters of whom no majority would be there.
+    /// Refuses voters of whom no majority would be there, and close: without one that is far behind, nothing is committed until it has
+    /// caught up.
     async fn check_quorum(
         &self,
         before: &Membership,
@@ -651,17 +660,47 @@ impl Change<'_> {
             .voters()
             .filter(|voter| voters.contains(&voter.id))
             .collect();
-        let mut alive = self.answering(members.iter().copied()).await;
-        alive.extend(known_alive);
-        if 2 * alive.len() > voters.len() {
-            return Ok(());
+        let deadline = Instant::now() + QUORUM_TIMEOUT;
+        loop {
+            let answering = self.answering(members.iter().copied()).await;
+            let (mut close, far): (BTreeSet<u64>, BTreeSet<u64>) =
+                answering.iter().partition(|id| self.is_close(**id));
+            close.extend(known_alive);
+            if 2 * close.len() > voters.len() {
+                return Ok(());
+            }
+            if Instant::now() < deadline {
+                tokio::time::sleep(LOOK_PAUSE).await;
+                continue;
+            }
+            let named = |is_meant: &dyn Fn(&u64) -> bool| {
+                names(
+                    members
+                        .iter()
+                        .copied()
+                        .filter(|member| is_meant(&member.id)),
+                )
+            };
+            let silent = |id: &u64| !close.contains(id) && !far.contains(id);
+            let mut missing = Vec::new();
+            if members.iter().any(|member| silent(&member.id)) {
+                missing.push(format!("{} cannot be reached", named(&silent)));
+            }
+            if !far.is_empty() {
+                let who = named(&|id| far.contains(id));
+                missing.push(format!("{who} has not caught up with the leader"));
+            }
+            return refused(format!(
+                "the group would lose its quorum: of the {} voters that would be left, {}",
+                voters.len(),
+                missing.join(", and ")
+            ));
         }
-        let silent = members.iter().filter(|member| !alive.contains(&member.id));
-        refused(format!(
-            "the group would lose its quorum: of the {} voters that would be left, {} cannot be reached",
-            voters.len(),
-            names(silent.copied())
-        ))
+    }
+
+    fn is_close(&self, voter: u64) -> bool {
+        voter == self.core.node_id
+            || (self.consensus.lag_of(voter)).is_some_and(|lag| lag <= PROMOTION_LAG_ENTRIES)
     }
 
     /// Which of these nodes answer right now. This one does.
@@ -672,7 +711,7 @@ impl Change<'_> {
             let answers = is_me
                 || ask_stand(self.core, &member.peer_address, ask, STAND_TIMEOUT)
                     .await
-                    .is_ok();
+                    .is_ok_and(|told| told.member.id() == member.id);
             answers.then_some(member.id)
         });
         join_all(asked).await.into_iter().flatten().collect()

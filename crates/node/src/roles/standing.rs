@@ -176,6 +176,9 @@ async fn judge(
     consensus: &Consensus,
     node: u64,
 ) -> Result<(Standing, Membership), String> {
+    // Looked at first: what a change that has ended by now did to the membership shows below, and one that begins later has to wait for
+    // the node, which holds its tenure while it asks.
+    let was_coming = core.changes.is_bringing_in(node);
     let end = consensus
         .read_index()
         .await
@@ -186,7 +189,7 @@ async fn judge(
     let committed = consensus.committed_membership();
     let is_committed = committed.is_some();
     let membership = committed.unwrap_or_else(|| consensus.view().membership);
-    if !is_committed || core.changes.is_bringing_in(node) {
+    if !is_committed || was_coming || core.changes.is_bringing_in(node) {
         return Ok((Standing::Changing, membership));
     }
     if membership.is_voter(node) {

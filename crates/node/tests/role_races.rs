@@ -1,0 +1,295 @@
+//! Changes of role while something else changes: the leader, or how far a voter is.
+
+mod common;
+
+use common::{Cluster, Running, attached, eventually, write};
+use eaves::{
+    Connection, Listener, Network, Role, RoleChange, RoleChangeError, Step, StepObserver, Task,
+    TcpNetwork,
+};
+use eaves_log::{Disk, DiskFile, RealDisk};
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use tokio::sync::watch;
+
+fn promote(node: &str) -> RoleChange {
+    RoleChange::Promote { node: node.into() }
+}
+
+async fn change(at: &Running, change: RoleChange) -> Result<String, RoleChangeError> {
+    at.node.change_role(change, |_| {}).await
+}
+
+fn role(running: &Running) -> Role {
+    running.node.status().borrow().role
+}
+
+fn name(running: &Running) -> String {
+    running.node.status().borrow().name.clone()
+}
+
+fn voters(running: &Running) -> Vec<String> {
+    let members = running.node.members().into_iter();
+    let mut names: Vec<String> = members.map(|member| member.name).collect();
+    names.sort();
+    names
+}
+
+/// TCP, over which this node says nothing any more on connections of its own while it is cut.
+#[derive(Clone, Default)]
+struct Cuttable(Arc<AtomicBool>);
+
+impl Cuttable {
+    fn cut(&self, cut: bool) {
+        self.0.store(cut, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::ConnectionReset.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Network for Cuttable {
+    fn connect<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Connection>> {
+        Box::pin(async move {
+            self.check()?;
+            let connection = TcpNetwork.connect(address).await?;
+            let writer = CuttableWriter(connection.writer, self.clone());
+            Ok(Connection {
+                writer: Box::new(writer),
+                ..connection
+            })
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Box<dyn Listener>>> {
+        TcpNetwork.listen(address)
+    }
+}
+
+struct CuttableWriter(Box<dyn AsyncWrite + Send + Unpin>, Cuttable);
+
+impl AsyncWrite for CuttableWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.1.check()?;
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// Holds the first node that knows where a listener to be promoted stands.
+struct Held {
+    holder: watch::Sender<Option<String>>,
+    let_go: watch::Sender<bool>,
+}
+
+impl StepObserver for Held {
+    fn reached<'a>(&'a self, node: &'a str, step: Step) -> Task<'a, ()> {
+        Box::pin(async move {
+            let is_first = step == Step::PositionTaken && self.holder.borrow().is_none();
+            if is_first {
+                self.holder.send_replace(Some(node.to_string()));
+                let mut let_go = self.let_go.subscribe();
+                let _ = let_go.wait_for(|let_go| *let_go).await;
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_was_held_up_does_not_undo_what_another_has_changed_meanwhile() {
+    let cluster = Cluster::new(3);
+    let held = Arc::new(Held {
+        holder: watch::Sender::new(None),
+        let_go: watch::Sender::new(false),
+    });
+    let mut networks = Vec::new();
+    let mut nodes = Vec::new();
+    for name in ["v1", "v2", "v3"] {
+        let mut config = cluster.voter(name);
+        let network = Cuttable::default();
+        config.network = Arc::new(network.clone());
+        config.step_observer = Some(held.clone());
+        networks.push(network);
+        nodes.push(cluster.start(config).await);
+    }
+    write(&nodes[0].node, 0, 5).await;
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    for name in ["l1", "l2"] {
+        nodes.push(cluster.start(cluster.listener(name, &upstreams)).await);
+    }
+    attached(&nodes[3]).await;
+    attached(&nodes[4]).await;
+
+    // Somebody asks for l1, and goes away.
+    let asking = nodes[3].node.clone();
+    let asker = tokio::spawn(async move { asking.change_role(promote("l1"), |_| {}).await });
+    eventually("a leader is held", async || held.holder.borrow().is_some()).await;
+    asker.abort();
+    let first = held.holder.borrow().clone().unwrap();
+    let first = nodes.iter().position(|node| name(node) == first).unwrap();
+
+    // Another leads for a while, and makes l2 a voter.
+    networks[first].cut(true);
+    let mut second = None;
+    eventually("another leads", async || {
+        let leads = |i: &usize| *i != first && role(&nodes[*i]) == Role::Leader;
+        second = (0..3).find(leads);
+        second.is_some()
+    })
+    .await;
+    let second = &nodes[second.unwrap()];
+    change(second, promote("l2")).await.unwrap();
+    networks[first].cut(false);
+    eventually("the first leads again", async || {
+        let to = Some(name(&nodes[first]));
+        let _ = change(second, RoleChange::TransferLeader { to }).await;
+        role(&nodes[first]) == Role::Leader
+    })
+    .await;
+
+    held.let_go.send_replace(true);
+    change(&nodes[3], promote("l1")).await.unwrap();
+    assert_eq!(voters(&nodes[first]), ["l1", "l2", "v1", "v2", "v3"]);
+    write(&nodes[4].node, 5, 10).await;
+}
+
+/// The machine's disk, on which nothing becomes durable while it is held.
+#[derive(Clone, Default)]
+struct HeldDisk(Arc<(Mutex<bool>, Condvar)>);
+
+impl HeldDisk {
+    fn hold(&self, is_held: bool) {
+        *self.0.0.lock().unwrap() = is_held;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_held = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(is_held, |is_held| *is_held).unwrap());
+    }
+
+    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(HeldFile(file, self.clone()))
+    }
+}
+
+impl Disk for HeldDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(RealDisk.create(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(RealDisk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+}
+
+struct HeldFile(Arc<dyn DiskFile>, HeldDisk);
+
+impl DiskFile for HeldFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, offset)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.1.wait();
+        self.0.sync_data()
+    }
+}
+
+/// Nothing would be committed without it until it had caught up.
+#[tokio::test]
+async fn a_voter_that_is_far_behind_counts_for_no_quorum() {
+    const BEHIND: usize = 1_500;
+    let cluster = Cluster::new(3);
+    let mut disks = Vec::new();
+    let mut nodes = Vec::new();
+    for name in ["v1", "v2", "v3"] {
+        let mut config = cluster.voter(name);
+        let disk = HeldDisk::default();
+        config.disk = Arc::new(disk.clone());
+        disks.push(disk);
+        nodes.push(cluster.start(config).await);
+    }
+    write(&nodes[0].node, 0, 5).await;
+    let leads = |node: &Running| role(node) == Role::Leader;
+    let leader = nodes.iter().position(leads).unwrap();
+    let (slow, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    disks[slow].hold(true);
+    let writes = (0..BEHIND).map(|number| nodes[leader].node.write(number.to_string().into()));
+    for written in futures_util::future::join_all(writes).await {
+        written.unwrap();
+    }
+    let demote = RoleChange::Demote {
+        node: name(&nodes[other]),
+    };
+    let refused = change(&nodes[leader], demote.clone()).await;
+    disks[slow].hold(false);
+    let Err(RoleChangeError::Refused(text)) = refused else {
+        panic!("not refused: {refused:?}");
+    };
+    let slow_name = name(&nodes[slow]);
+    assert!(text.contains("would lose its quorum"), "{text}");
+    assert!(
+        text.contains(&format!("{slow_name} has not caught up")),
+        "{text}"
+    );
+    change(&nodes[leader], demote).await.unwrap();
+    write(&nodes[other].node, 5, 10).await;
+}

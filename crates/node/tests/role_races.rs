@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 
@@ -292,4 +293,37 @@ async fn a_voter_that_is_far_behind_counts_for_no_quorum() {
     );
     change(&nodes[leader], demote).await.unwrap();
     write(&nodes[other].node, 5, 10).await;
+}
+
+/// Addresses are used again. Four voters, two of them gone: whoever stands at a dead one's address must not speak for both.
+#[tokio::test]
+async fn a_node_at_a_dead_voters_address_does_not_vote_for_it_too() {
+    let cluster = Cluster::new(3);
+    let mut nodes = cluster.start_voters().await;
+    write(&nodes[0].node, 0, 5).await;
+    let leads = |node: &Running| role(node) == Role::Leader;
+    let leader = nodes.iter().position(leads).unwrap();
+    let dead = nodes.remove((leader + 1) % 3);
+    let address = dead.node.peer_address().to_string();
+    dead.node.shutdown().await;
+    drop(dead);
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let mut config = cluster.listener("l1", &upstreams);
+    config.listen_peer = address;
+    let listener = cluster.start(config).await;
+    attached(&listener).await;
+    change(&listener, promote("l1")).await.unwrap();
+    write(&listener.node, 5, 10).await;
+
+    let leader = nodes.iter().position(leads).unwrap();
+    let gone = nodes.remove(leader);
+    gone.node.shutdown().await;
+    // Many times as long as an election takes.
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for node in [&nodes[0], &listener] {
+            assert_ne!(role(node), Role::Leader, "two of four are no quorum");
+        }
+    }
 }

@@ -127,6 +127,17 @@ impl Peers {
         })
     }
 
+    /// Opens a connection of its own to `node` and nobody else, for a stream.
+    pub async fn connect_node(
+        &self,
+        (node, address): (u64, &str),
+        purpose: Purpose,
+    ) -> Result<Greeted, CallError> {
+        let greeted = self.connect(address, purpose).await?;
+        expect_node(node, greeted.welcome.node_id, address)?;
+        Ok(greeted)
+    }
+
     /// Opens a connection of its own, for a stream.
     pub async fn connect(&self, address: &str, purpose: Purpose) -> Result<Greeted, CallError> {
         let connected = connect(&*self.network, self.me, address, purpose).await;
@@ -156,11 +167,42 @@ impl Peers {
         tail: &[u8],
         timeout: Duration,
     ) -> Result<(Reply, Bytes), CallError> {
+        self.call_whom(address, purpose, None, call, tail, timeout)
+            .await
+    }
+
+    /// Like [`Peers::call`], but asks nobody but `node`: another that is at `address` by now must not answer for it.
+    pub async fn call_node(
+        &self,
+        (node, address): (u64, &str),
+        purpose: Purpose,
+        call: Call,
+        tail: &[u8],
+        timeout: Duration,
+    ) -> Result<(Reply, Bytes), CallError> {
+        self.call_whom(address, purpose, Some(node), call, tail, timeout)
+            .await
+    }
+
+    async fn call_whom(
+        &self,
+        address: &str,
+        purpose: Purpose,
+        node: Option<u64>,
+        call: Call,
+        tail: &[u8],
+        timeout: Duration,
+    ) -> Result<(Reply, Bytes), CallError> {
         let channel = self.channel(address, purpose);
+        let ask_once = async |call| {
+            let live = channel.live(self).await?;
+            node.map_or(Ok(()), |node| expect_node(node, live.node_id, address))?;
+            live.call(call, tail).await
+        };
         let ask = async {
-            match channel.live(self).await?.call(call.clone(), tail).await {
+            match ask_once(call.clone()).await {
                 // It was idle and closed under us; a new one is not.
-                Err(CallError::NotSent(_)) => channel.live(self).await?.call(call, tail).await,
+                Err(CallError::NotSent(_)) => ask_once(call).await,
                 result => result,
             }
         };
@@ -228,6 +270,16 @@ impl Peers {
     }
 }
 
+/// Addresses are used again: what one voter says must never count for another.
+fn expect_node(wanted: u64, found: u64, address: &str) -> Result<(), CallError> {
+    match wanted == found {
+        true => Ok(()),
+        false => Err(CallError::NotSent(format!(
+            "node {found:x} answers at {address}, where node {wanted:x} was"
+        ))),
+    }
+}
+
 /// One address for one purpose. The lock makes all who find it broken wait for one new connection.
 struct Channel {
     address: String,
@@ -253,6 +305,8 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<(Reply, Bytes)>>>>;
 /// A working connection of a channel: one task writes, one reads.
 struct Live {
     address: String,
+    /// Who is at the other end, by its own word.
+    node_id: u64,
     next_id: AtomicU64,
     outbox: mpsc::UnboundedSender<BytesMut>,
     waiting: Waiting,
@@ -260,6 +314,7 @@ struct Live {
 
 impl Live {
     fn start(greeted: Greeted, address: String) -> Arc<Live> {
+        let node_id = greeted.welcome.node_id;
         let (outbox, inbox) = mpsc::unbounded_channel();
         let waiting = Waiting::default();
         let (writer, reader) = (
@@ -277,6 +332,7 @@ impl Live {
         });
         Arc::new(Live {
             address,
+            node_id,
             next_id: AtomicU64::new(1),
             outbox,
             waiting,

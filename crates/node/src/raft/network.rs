@@ -77,8 +77,8 @@ impl Link {
         let is_sign = !matches!(call, Call::PreVote(_));
         let called = self
             .peers
-            .call(
-                &self.address,
+            .call_node(
+                (self.target, &self.address),
                 Purpose::Control,
                 call,
                 tail,
@@ -152,7 +152,8 @@ impl RaftNetworkV2<Types> for Link {
             let input = futures_util::stream::iter([first]).chain(input);
             let connecting = tokio::time::timeout(
                 option.hard_ttl().max(crate::net::CONNECT_TIMEOUT),
-                self.peers.connect(&self.address, Purpose::Append),
+                self.peers
+                    .connect_node((self.target, &self.address), Purpose::Append),
             );
             let greeted = match connecting.await {
                 Ok(connected) => connected.map_err(|error| self.failed(error))?,
@@ -224,7 +225,7 @@ impl RaftNetworkV2<Types> for Link {
             let error = io::Error::other("the node is stopping");
             return Err(StreamingError::Network(NetworkError::new(&error)));
         };
-        let sending = snapshot::push(&core, &self.address, (&vote).into(), source);
+        let sending = snapshot::push(&core, (self.target, &self.address), (&vote).into(), source);
         tokio::select! {
             sent = sending => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote.into())),

@@ -12,10 +12,10 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::AsyncWrite;
 
-/// Pushes a snapshot to the voter at `address`, and returns the vote it answers with.
+/// Pushes a snapshot to the voter `to`, by id and address, and returns the vote it answers with.
 pub(crate) async fn push(
     core: &Arc<Core>,
-    address: &str,
+    to: (u64, &str),
     vote: VoteBytes,
     source: Box<dyn SnapshotSource>,
 ) -> io::Result<VoteBytes> {
@@ -27,7 +27,7 @@ pub(crate) async fn push(
         ..
     } = core
         .peers
-        .connect(address, Purpose::Snapshot)
+        .connect_node(to, Purpose::Snapshot)
         .await
         .map_err(io::Error::other)?;
     core.count(|counters| counters.snapshots.pushed += 1);

@@ -458,3 +458,20 @@ impl From<ReadError> for Reject {
         Reject::new(reason, text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_said_once_however_many_nodes_pass_it_on() {
+        let mut read = ReadError::NoLeader("nobody leads".into());
+        let mut write = WriteError::Unknown("the leader is gone".into());
+        for _ in 0..3 {
+            read = ReadError::NoLeader(Reject::from(read).text);
+            write = write_error(CallError::Rejected(write.into()));
+        }
+        assert_eq!(read.to_string(), "no leader: nobody leads");
+        assert_eq!(write.to_string(), "outcome unknown: the leader is gone");
+    }
+}

@@ -1,13 +1,14 @@
 //! What people call a node: finding the one they mean, and naming it in answers.
 
 use crate::error::SteerError;
-use crate::status::TreeRow;
+use crate::status::{Missing, TreePicture, TreeRow};
 
 /// How many names are suggested to who wrote a wrong one.
 const SUGGESTED_MAX: usize = 3;
 
 /// The one row that `text` names: a name that no other node has, or an id in decimal or hexadecimal.
-pub(crate) fn find<'a>(rows: &'a [TreeRow], text: &str) -> Result<&'a TreeRow, SteerError> {
+pub(crate) fn find<'a>(picture: &'a TreePicture, text: &str) -> Result<&'a TreeRow, SteerError> {
+    let rows = &picture.rows;
     let named: Vec<&TreeRow> = rows.iter().filter(|row| row.name == text).collect();
     match named[..] {
         [row] => return Ok(row),
@@ -26,7 +27,22 @@ pub(crate) fn find<'a>(rows: &'a [TreeRow], text: &str) -> Result<&'a TreeRow, S
         .into_iter()
         .flatten()
         .find_map(|id| rows.iter().find(|row| row.id == id));
-    by_id.ok_or_else(|| unknown(rows, text))
+    by_id.ok_or_else(|| {
+        let mut missing = picture.missing.iter();
+        let silent = missing.find(|one| one.name == text || ids.contains(&Some(one.id)));
+        silent.map_or_else(|| unknown(rows, text), unreachable)
+    })
+}
+
+fn unreachable(missing: &Missing) -> SteerError {
+    let name = match missing.name.is_empty() {
+        true => format!("node {}", missing.id),
+        false => missing.name.clone(),
+    };
+    SteerError::Unreachable(format!(
+        "{name} at {}: {}",
+        missing.peer_address, missing.why
+    ))
 }
 
 fn unknown(rows: &[TreeRow], text: &str) -> SteerError {

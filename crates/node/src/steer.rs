@@ -118,8 +118,9 @@ impl<'a> Steering<'a> {
     /// Has the upstream of `listener` kick it off (S12). It chooses again, among alternatives that its upstream names (B2).
     pub async fn kick(&self, listener: &str) -> Result<Steered, SteerError> {
         for _ in 0..KICK_ATTEMPTS {
-            let rows = self.rows().await;
-            let row = find(&rows, listener)?;
+            let picture = self.picture().await;
+            let rows = &picture.rows;
+            let row = find(&picture, listener)?;
             listener_only(row, "nobody feeds it, so nobody can kick it")?;
             let Some(upstream) = row.upstream else {
                 let said = format!("{} hangs nowhere: nobody has to let it go", label(row));
@@ -135,7 +136,7 @@ impl<'a> Steering<'a> {
             let order = Order::Kick(KickOrder { listener: row.id });
             if let OrderReply::Done(_) = self.give(upstream, order).await? {
                 let newer = |told: &Explained| is_newer(told, began);
-                let where_now = self.where_now(&rows, row, newer).await;
+                let where_now = self.where_now(rows, row, newer).await;
                 let said = format!("{} let {} go; {where_now}", label(upstream), label(row));
                 return Ok(steered(row, said));
             }
@@ -152,8 +153,9 @@ impl<'a> Steering<'a> {
         listener: &str,
         upstreams: Vec<String>,
     ) -> Result<Steered, SteerError> {
-        let rows = self.rows().await;
-        let row = find(&rows, listener)?;
+        let picture = self.picture().await;
+        let rows = &picture.rows;
+        let row = find(&picture, listener)?;
         listener_only(row, "it has no list of upstream servers")?;
         if upstreams.is_empty() {
             return Err(SteerError::Refused(
@@ -181,7 +183,7 @@ impl<'a> Steering<'a> {
         };
         self.give(row, Order::SetUpstreams(order)).await?;
         let chosen = |told: &Explained| is_newer(told, began) || has_looked(told, began);
-        let where_now = self.where_now(&rows, row, chosen).await;
+        let where_now = self.where_now(rows, row, chosen).await;
         let name = label(row);
         let said = match self.explain(row).await {
             Ok(told) if is_newer(&told, began) || is_fed_from(&told, &upstreams) => {
@@ -197,8 +199,9 @@ impl<'a> Steering<'a> {
 
     /// Has `listener` use `upstream` whenever that can be reached, is attached and accepts it (B16); `None` lets it choose again.
     pub async fn pin(&self, listener: &str, upstream: Option<&str>) -> Result<Steered, SteerError> {
-        let rows = self.rows().await;
-        let row = find(&rows, listener)?;
+        let picture = self.picture().await;
+        let rows = &picture.rows;
+        let row = find(&picture, listener)?;
         listener_only(row, "nobody feeds it, so it cannot be pinned")?;
         let Some(upstream) = upstream else {
             self.give(row, Order::Pin(PinOrder { upstream: None }))
@@ -209,7 +212,7 @@ impl<'a> Steering<'a> {
             };
             return Ok(steered(row, format!("{} {said}", label(row))));
         };
-        let upstream = find(&rows, upstream)?;
+        let upstream = find(&picture, upstream)?;
         if upstream.id == row.id {
             return Err(SteerError::Refused(format!(
                 "{} cannot be its own upstream: name another node",
@@ -222,7 +225,7 @@ impl<'a> Steering<'a> {
                 "{listener} avoids {upstream}: `eaves avoid {listener} {upstream} --clear` first"
             )));
         }
-        if is_below(&rows, upstream, row) {
+        if is_below(rows, upstream, row) {
             return Err(SteerError::Refused(format!(
                 "{} hangs below {} and cannot feed it: pin {} elsewhere first, or choose another upstream",
                 label(upstream),
@@ -241,7 +244,7 @@ impl<'a> Steering<'a> {
         let there = |told: &Explained| has_upstream(told, |id| id == upstream.id);
         let where_now = match obstacle(row, upstream) {
             Some(obstacle) => format!("it goes there once it can: {obstacle}"),
-            None => self.where_now(&rows, row, there).await,
+            None => self.where_now(rows, row, there).await,
         };
         let said = format!(
             "{} is pinned to {}; {where_now}",
@@ -258,27 +261,28 @@ impl<'a> Steering<'a> {
         nodes: Option<&[String]>,
         on: bool,
     ) -> Result<Steered, SteerError> {
-        let rows = self.rows().await;
-        let row = find(&rows, listener)?;
+        let picture = self.picture().await;
+        let rows = &picture.rows;
+        let row = find(&picture, listener)?;
         listener_only(row, "nobody feeds it, so it has nobody to avoid")?;
         let ids = match nodes {
             None if on => {
                 return Err(SteerError::Refused("name the nodes to avoid".into()));
             }
             None => row.avoids.clone(),
-            Some(names) => self.avoided(&rows, row, names, on)?,
+            Some(names) => self.avoided(&picture, row, names, on)?,
         };
         let order = Order::Avoid(AvoidOrder {
             nodes: ids.clone(),
             on,
         });
         self.give(row, order).await?;
-        let names: Vec<String> = ids.iter().map(|id| name_of(&rows, *id)).collect();
+        let names: Vec<String> = ids.iter().map(|id| name_of(rows, *id)).collect();
         let names = names.join(", ");
         let said = match (on, row.upstream) {
             (true, Some(upstream)) if ids.contains(&upstream) => {
                 let elsewhere = |told: &Explained| has_upstream(told, |id| !ids.contains(&id));
-                let where_now = self.where_now(&rows, row, elsewhere).await;
+                let where_now = self.where_now(rows, row, elsewhere).await;
                 format!("{} avoids {names}; {where_now}", label(row))
             }
             (true, _) => format!("{} avoids {names}", label(row)),
@@ -290,8 +294,8 @@ impl<'a> Steering<'a> {
 
     /// Has `node` hand its listeners over to others and take no more (B16). Returns when it has begun; [`Drain::look`] says how far it is.
     pub async fn drain(&self, node: &str) -> Result<Drain<'a>, SteerError> {
-        let rows = self.rows().await;
-        let row = find(&rows, node)?;
+        let picture = self.picture().await;
+        let row = find(&picture, node)?;
         Ok(Drain {
             left: self.drain_row(row, true).await?,
             node: row.clone(),
@@ -301,8 +305,8 @@ impl<'a> Steering<'a> {
 
     /// Has `node` take listeners again.
     pub async fn undrain(&self, node: &str) -> Result<Steered, SteerError> {
-        let rows = self.rows().await;
-        let row = find(&rows, node)?;
+        let picture = self.picture().await;
+        let row = find(&picture, node)?;
         self.drain_row(row, false).await?;
         let said = match (row.draining, row.role) {
             (false, _) => "was not draining",
@@ -314,8 +318,9 @@ impl<'a> Steering<'a> {
 
     /// Why `node` hangs where it hangs (B15).
     pub async fn why(&self, node: &str) -> Result<Account, SteerError> {
-        let rows = self.rows().await;
-        let row = find(&rows, node)?;
+        let picture = self.picture().await;
+        let rows = &picture.rows;
+        let row = find(&picture, node)?;
         let told = self.explain(row).await?;
         let name = |id: u64| {
             let mut rows = rows.iter();
@@ -326,8 +331,8 @@ impl<'a> Steering<'a> {
         let upstream = told.upstream.as_ref().map(|upstream| upstream.id);
         Ok(Account {
             upstream_name: upstream.map(name).unwrap_or_default(),
-            pinned_to: row.pin.map(|pin| name_of(&rows, pin)),
-            avoids: row.avoids.iter().map(|id| name_of(&rows, *id)).collect(),
+            pinned_to: row.pin.map(|pin| name_of(rows, pin)),
+            avoids: row.avoids.iter().map(|id| name_of(rows, *id)).collect(),
             choice: told.choice.map(|choice| last_choice(choice, name)),
             look: told.look.map(|look| last_choice(look, name)),
             upstream_list: told.upstream_list,
@@ -345,7 +350,7 @@ impl<'a> Steering<'a> {
     /// Where the listeners of `node` would go if it went down, and what would become of the group (B15): a prediction.
     pub async fn what_if_down(&self, node: &str) -> Result<Forecast, SteerError> {
         let picture = self.picture().await;
-        let row = find(&picture.rows, node)?;
+        let row = find(&picture, node)?;
         let membership = self.core.membership();
         let forecast = what_if_down(&picture, &membership.configs, row.id);
         Ok(forecast.expect("a row that was found is in the picture"))
@@ -353,10 +358,6 @@ impl<'a> Steering<'a> {
 
     async fn picture(&self) -> TreePicture {
         describe::survey(self.core, FIND_TIMEOUT).await
-    }
-
-    async fn rows(&self) -> Vec<TreeRow> {
-        self.picture().await.rows
     }
 
     async fn explain(&self, row: &TreeRow) -> Result<Explained, SteerError> {
@@ -391,14 +392,14 @@ impl<'a> Steering<'a> {
     /// The ids of nodes to avoid, or to avoid no more. Of those it may be that the tree no longer shows them.
     fn avoided(
         &self,
-        rows: &[TreeRow],
+        picture: &TreePicture,
         listener: &TreeRow,
         names: &[String],
         on: bool,
     ) -> Result<Vec<u64>, SteerError> {
         let mut ids = Vec::new();
         for name in names {
-            let id = match find(rows, name) {
+            let id = match find(picture, name) {
                 Ok(row) => row.id,
                 Err(error) => {
                     let id = name.parse().ok();
@@ -413,7 +414,7 @@ impl<'a> Steering<'a> {
                 )));
             }
             if on && listener.pin == Some(id) {
-                let (listener, pinned) = (label(listener), name_of(rows, id));
+                let (listener, pinned) = (label(listener), name_of(&picture.rows, id));
                 return Err(SteerError::Refused(format!(
                     "{listener} is pinned to {pinned}: `eaves pin {listener} --clear` first"
                 )));

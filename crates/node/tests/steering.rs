@@ -390,4 +390,7 @@ async fn the_survey_finds_who_hangs_nowhere_and_names_who_does_not_answer() {
         })
         .await;
     }
+    let error = nodes[0].node.steer().kick("v2").await.unwrap_err();
+    assert!(matches!(error, SteerError::Unreachable(_)), "{error:?}");
+    assert!(text(error).starts_with(&format!("v2 at {address}: did not answer")));
 }

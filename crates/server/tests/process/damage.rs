@@ -141,10 +141,12 @@ async fn a_data_directory_is_for_one_process_of_one_node_of_one_cluster() {
             assert_refuses(&node.data_dir, role, &["another process", &directory]);
         }
         node.stop().await;
-        // Here "intruder" is a voter of a cluster of its own.
-        assert_refuses(&node.data_dir, serve, &["belongs to", &directory]);
         if name == "v1" {
-            assert_refuses(&node.data_dir, listen, &["voter", &directory]);
+            // Here "intruder" is a voter of a cluster of its own.
+            assert_refuses(&node.data_dir, serve, &["belongs to", &directory]);
+            assert_refuses(&node.data_dir, listen, &["for a voter", &directory]);
+        } else {
+            assert_refuses(&node.data_dir, serve, &["for a listener", &directory]);
         }
         node.start();
         node.ready().await;

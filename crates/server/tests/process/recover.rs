@@ -88,9 +88,16 @@ async fn three_voters_are_made_of_a_listener_and_nodes_of_the_lost_group_are_ref
         })
         .await;
     }
-    // This one will be behind the others.
+    // This one will be behind the others, once these have flushed what it cannot have.
     cluster.node_mut("l3").kill();
     writing.more(WRITES).await;
+    let entries = cluster.node("l1").metric("committed_index") + 1;
+    for name in ["l1", "l2"] {
+        eventually("a listener has flushed what came after", async || {
+            (cluster.node(name).metric("log_flushed_entries_total") >= entries).then_some(())
+        })
+        .await;
+    }
 
     let l1 = cluster.node("l1").data_dir.display().to_string();
     let l2 = cluster.node("l2").data_dir.display().to_string();

@@ -20,7 +20,8 @@ async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
     writing.more(WRITES_BETWEEN).await;
 
     let rows = cluster.whole_tree("v1").await;
-    let upper = named(&rows, |row| row["depth"] == 1);
+    let feeds = |row: &Value| rows.iter().any(|below| below["upstream"] == row["id"]);
+    let upper = named(&rows, |row| row["depth"] == 1 && feeds(row));
     let below = named(&rows, |row| row["upstream"] == id_of(&rows, &upper));
     let printed = eaves(&cluster.node(&below).address(), &["promote", &upper]);
     assert!(

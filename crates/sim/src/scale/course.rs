@@ -206,6 +206,7 @@ impl Run<'_> {
         };
         self.world.ledger.begin();
         let began = self.world.now();
+        (self.say)(&format!("the leader, n{}, is lost", old + 1));
         self.world.crash(old, true, 0);
         self.until_led_by_another(old);
         self.row("leader lost", began);

@@ -164,7 +164,9 @@ impl Survey {
             return Err(RecoverError::SameCluster(group.cluster_id));
         }
         dirs.iter()
-            .try_for_each(|dir| check_free(dir).map_err(at(dir)))
+            .try_for_each(|dir| check_free(dir).map_err(at(dir)))?;
+        let sources = self.found().map(|(stand, _)| stand.dir.as_path());
+        check_apart(sources, dirs)
     }
 
     /// The entry that makes the founders the voters, in a term of its own, above all that the source knows of.
@@ -258,6 +260,47 @@ fn check_free(dir: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other(
             "it is not empty; give a directory that is empty or does not exist",
+        )),
+    }
+}
+
+/// Refuses directories of which one is, or is inside, another: a copy would be copied into itself, and what is left of an interrupted
+/// attempt would be removed with a source in it.
+fn check_apart<'d>(
+    sources: impl Iterator<Item = &'d Path>,
+    dirs: &'d [PathBuf],
+) -> Result<(), RecoverError> {
+    let mut others = Vec::new();
+    for source in sources {
+        others.push((source, resolve(source).map_err(at(source))?));
+    }
+    for dir in dirs {
+        let place = resolve(dir).map_err(at(dir))?;
+        let overlaps =
+            |(_, other): &&(&Path, PathBuf)| place.starts_with(other) || other.starts_with(&place);
+        if let Some((other, _)) = others.iter().find(overlaps) {
+            let text = format!(
+                "it and {} are the same directory, or one is inside the other; give one that is apart from all others",
+                other.display()
+            );
+            return Err(at(dir)(io::Error::other(text)));
+        }
+        others.push((dir, place));
+    }
+    Ok(())
+}
+
+/// Where `dir` is, or would be, without symbolic links.
+fn resolve(dir: &Path) -> io::Result<PathBuf> {
+    match dir.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    let dir = std::path::absolute(dir)?;
+    match (dir.parent(), dir.file_name()) {
+        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
+        _ => Err(io::Error::other(
+            "its path goes back by `..` from a directory that does not exist; give it without",
         )),
     }
 }

@@ -425,3 +425,34 @@ fn a_new_group_never_has_the_id_of_the_lost_one() {
     assert!(matches!(error, RecoverError::SameCluster(LOST)), "{error}");
     assert!(!dirs[0].exists());
 }
+
+#[test]
+fn directories_that_are_inside_one_another_are_refused_and_nothing_is_changed() {
+    let root = tempfile::tempdir().unwrap();
+    let outer = root.path().join("outer");
+    let l1 = node(&outer, "l1", None, &[(1, "abcd")], 2);
+    let l2 = node(root.path(), "l2", None, &[(1, "abc")], 2);
+    // Left from an attempt, it would be emptied.
+    fs::write(outer.join("recovering"), b"").unwrap();
+    std::os::unix::fs::symlink(&l1, root.path().join("link")).unwrap();
+    let before = content(root.path());
+    let n1 = root.path().join("n1");
+    for dirs in [
+        vec![l1.join("n1")],
+        vec![l1.join("log/deep/n1")],
+        vec![root.path().join("link/n1")],
+        vec![root.path().join("n1/../outer/l1/n1")],
+        vec![l2.join("n1")],
+        vec![outer.clone()],
+        vec![n1.clone(), n1.clone()],
+        vec![n1.clone(), n1.join("n2")],
+        vec![n1.join("n2"), n1.clone()],
+    ] {
+        let survey = survey(&[&l1, &l2]).unwrap();
+        let group = new_group(&["n1", "n2"][..dirs.len()]);
+        let refused = survey.make(&group, &dirs, open).unwrap_err().to_string();
+        let is_told = refused.contains("one is inside the other") || refused.contains("`..`");
+        assert!(is_told, "{dirs:?}: {refused}");
+        assert_eq!(content(root.path()), before, "{dirs:?}");
+    }
+}

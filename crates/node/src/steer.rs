@@ -19,6 +19,9 @@ use tokio::time::Instant;
 /// How long the tree is searched for the nodes that a command names.
 const FIND_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Pause before a node that was not found is looked for again: longer than a move takes.
+const MOVE_PAUSE: Duration = Duration::from_millis(300);
+
 /// How often a listener that moves while it is being kicked is looked for again.
 const KICK_ATTEMPTS: usize = 3;
 
@@ -118,7 +121,7 @@ impl<'a> Steering<'a> {
     /// Has the upstream of `listener` kick it off (S12). It chooses again, among alternatives that its upstream names (B2).
     pub async fn kick(&self, listener: &str) -> Result<Steered, SteerError> {
         for _ in 0..KICK_ATTEMPTS {
-            let picture = self.picture().await;
+            let picture = self.picture(&[listener]).await;
             let rows = &picture.rows;
             let row = find(&picture, listener)?;
             listener_only(row, "nobody feeds it, so nobody can kick it")?;
@@ -153,7 +156,7 @@ impl<'a> Steering<'a> {
         listener: &str,
         upstreams: Vec<String>,
     ) -> Result<Steered, SteerError> {
-        let picture = self.picture().await;
+        let picture = self.picture(&[listener]).await;
         let rows = &picture.rows;
         let row = find(&picture, listener)?;
         listener_only(row, "it has no list of upstream servers")?;
@@ -199,7 +202,8 @@ impl<'a> Steering<'a> {
 
     /// Has `listener` use `upstream` whenever that can be reached, is attached and accepts it (B16); `None` lets it choose again.
     pub async fn pin(&self, listener: &str, upstream: Option<&str>) -> Result<Steered, SteerError> {
-        let picture = self.picture().await;
+        let names: Vec<&str> = [Some(listener), upstream].into_iter().flatten().collect();
+        let picture = self.picture(&names).await;
         let rows = &picture.rows;
         let row = find(&picture, listener)?;
         listener_only(row, "nobody feeds it, so it cannot be pinned")?;
@@ -261,7 +265,7 @@ impl<'a> Steering<'a> {
         nodes: Option<&[String]>,
         on: bool,
     ) -> Result<Steered, SteerError> {
-        let picture = self.picture().await;
+        let picture = self.picture(&[listener]).await;
         let rows = &picture.rows;
         let row = find(&picture, listener)?;
         listener_only(row, "nobody feeds it, so it has nobody to avoid")?;
@@ -294,7 +298,7 @@ impl<'a> Steering<'a> {
 
     /// Has `node` hand its listeners over to others and take no more (B16). Returns when it has begun; [`Drain::look`] says how far it is.
     pub async fn drain(&self, node: &str) -> Result<Drain<'a>, SteerError> {
-        let picture = self.picture().await;
+        let picture = self.picture(&[node]).await;
         let row = find(&picture, node)?;
         Ok(Drain {
             left: self.drain_row(row, true).await?,
@@ -305,7 +309,7 @@ impl<'a> Steering<'a> {
 
     /// Has `node` take listeners again.
     pub async fn undrain(&self, node: &str) -> Result<Steered, SteerError> {
-        let picture = self.picture().await;
+        let picture = self.picture(&[node]).await;
         let row = find(&picture, node)?;
         self.drain_row(row, false).await?;
         let said = match (row.draining, row.role) {
@@ -318,7 +322,7 @@ impl<'a> Steering<'a> {
 
     /// Why `node` hangs where it hangs (B15).
     pub async fn why(&self, node: &str) -> Result<Account, SteerError> {
-        let picture = self.picture().await;
+        let picture = self.picture(&[node]).await;
         let rows = &picture.rows;
         let row = find(&picture, node)?;
         let told = self.explain(row).await?;
@@ -349,14 +353,22 @@ impl<'a> Steering<'a> {
 
     /// Where the listeners of `node` would go if it went down, and what would become of the group (B15): a prediction.
     pub async fn what_if_down(&self, node: &str) -> Result<Forecast, SteerError> {
-        let picture = self.picture().await;
+        let picture = self.picture(&[node]).await;
         let row = find(&picture, node)?;
         let membership = self.core.membership();
         let forecast = what_if_down(&picture, &membership.configs, row.id);
         Ok(forecast.expect("a row that was found is in the picture"))
     }
 
-    async fn picture(&self) -> TreePicture {
+    /// The tree, with the nodes that are called so. One that is just moving may be seen neither where it was nor where it will be, so
+    /// who is not seen is looked for once more.
+    async fn picture(&self, names: &[&str]) -> TreePicture {
+        let picture = describe::survey(self.core, FIND_TIMEOUT).await;
+        let is_unknown = |name: &&str| matches!(find(&picture, name), Err(SteerError::Unknown(_)));
+        if !names.iter().any(is_unknown) {
+            return picture;
+        }
+        tokio::time::sleep(MOVE_PAUSE).await;
         describe::survey(self.core, FIND_TIMEOUT).await
     }
 

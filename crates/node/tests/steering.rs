@@ -215,12 +215,20 @@ async fn a_pin_is_kept_across_a_restart_and_cleared_from_any_node() {
         let rows = nodes[0].node.tree(Duration::from_secs(4)).await;
         rows.into_iter().find(|row| row.name == "l1")
     };
-    assert_eq!(row().await.unwrap().pin, Some(id(other)));
+    eventually(
+        "the tree shows what the listener is pinned to",
+        async || row().await.is_some_and(|row| row.pin == Some(id(other))),
+    )
+    .await;
     for expected in ["pinned no more", "was not pinned"] {
         let cleared = nodes[0].node.steer().pin("l1", None).await.unwrap();
         said(&cleared, &[expected]);
     }
-    assert_eq!(row().await.unwrap().pin, None);
+    eventually(
+        "the tree shows that the listener is pinned no more",
+        async || row().await.is_some_and(|row| row.pin.is_none()),
+    )
+    .await;
 }
 
 /// B16.

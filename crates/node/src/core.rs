@@ -100,6 +100,8 @@ pub(crate) struct Core {
     pub snapshots: Snapshots,
     /// Keeps a listener's applying and its installing of a snapshot apart.
     pub apply_turn: tokio::sync::Mutex<()>,
+    /// Held while the tree loop's file is written. Who stops the node waits for it: the next one in this directory writes it, too.
+    pub save_turn: tokio::sync::Mutex<()>,
     /// This node's time in its present role; locked by whoever changes the role.
     pub tenure: tokio::sync::Mutex<Tenure>,
     /// The change of roles that this node, as leader, carries out or has carried out last.

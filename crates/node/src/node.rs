@@ -119,6 +119,7 @@ impl Node {
             next_link: AtomicU64::new(1),
             snapshots,
             apply_turn: tokio::sync::Mutex::default(),
+            save_turn: tokio::sync::Mutex::default(),
             tenure: tokio::sync::Mutex::new(Tenure::new(identity)),
             changes: Changes::default(),
             config,
@@ -294,6 +295,7 @@ impl Node {
         if let Some(consensus) = self.core.consensus() {
             consensus.stop().await;
         }
+        let _save = self.core.save_turn.lock().await;
         let _turn = self.core.apply_turn.lock().await;
         self.core.flusher.kick();
         let persisted =

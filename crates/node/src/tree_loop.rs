@@ -791,6 +791,10 @@ async fn save(core: Arc<Core>, mut versions: mpsc::UnboundedReceiver<(u64, eaves
             StartAs::Voter { .. } => &[],
         };
         let bytes = saved_bytes(&saved, started_with);
+        let _turn = core.save_turn.lock().await;
+        if *core.stopping.borrow() {
+            return;
+        }
         let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
         let saved = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         core.tree.tell(Input::Persisted { version, saved });

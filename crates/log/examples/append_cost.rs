@@ -7,7 +7,7 @@
 //! Appends entries of 300 bytes in batches of several sizes and flushes each batch, on a disk that does nothing (what is left is the
 //! log's own cost) and, if a directory is given, on a real one.
 
-use eaves_log::{Disk, DiskFile, Frame, Kind, Log, LogId, Options, RealDisk};
+use eaves_log::{Disk, DiskFile, FileLock, Frame, Kind, Log, LogId, Options, RealDisk};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +40,9 @@ impl Disk for NullDisk {
     }
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
+    }
+    fn lock(&self, _: &Path) -> io::Result<FileLock> {
+        Ok(Box::new(()))
     }
 }
 

@@ -34,7 +34,8 @@ impl fmt::Display for Chain {
     }
 }
 
-/// What precedes the first entry that is kept: a purged prefix, or the state an installed snapshot stands for.
+/// A position in a log and what is before it: what precedes the first entry that is kept, which is a purged prefix or the state an
+/// installed snapshot stands for; or all that there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
     /// The last entry of what precedes; `None` when the log begins at its very beginning.

@@ -1,12 +1,14 @@
-//! All that the log asks of a disk, as two small traits, and the real one.
+//! All that a node asks of a disk, as two small traits, and the real one.
 //!
 //! The traits exist so that a simulator can lose, tear and refuse what was written ([`crate::sim::SimDisk`]).
 
 use bytes::Bytes;
-use std::fs::{File, OpenOptions};
+use std::any::Any;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files by path. Names become durable by [`Disk::sync_dir`], contents by [`DiskFile::sync_data`].
@@ -31,7 +33,14 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes all names of the directory durable as they are now.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Locks a file against everybody else who locks it, and makes an empty one if there is none. Never waits: `WouldBlock` means that
+    /// somebody has it. The end of the process, however it comes, and a crash of the machine let go of it.
+    fn lock(&self, path: &Path) -> io::Result<FileLock>;
 }
+
+/// A lock on a file, held until dropped.
+pub type FileLock = Box<dyn Any + Send + Sync>;
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
@@ -60,13 +69,37 @@ pub trait DiskFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
 }
 
-/// The contents of a small file.
-pub(crate) fn read_whole(disk: &dyn Disk, path: &Path) -> io::Result<Bytes> {
+/// Whether there is a file of this name.
+pub fn exists(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
+    match disk.open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The contents of a small file; `NotFound` if there is none.
+pub fn read_whole(disk: &dyn Disk, path: &Path) -> io::Result<Bytes> {
     let file = disk.open(path)?;
     let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(Bytes::from(bytes))
+}
+
+/// Replaces a small file so that a crash leaves the old or the new one, and the new one is on disk when this returns.
+pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new_path = OsString::from(path);
+    new_path.push(".tmp");
+    let new_path = PathBuf::from(new_path);
+    let file = disk.create(&new_path)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&new_path, path)?;
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => disk.sync_dir(dir),
+        _ => disk.sync_dir(Path::new(".")),
+    }
 }
 
 /// The file system of the machine.
@@ -125,6 +158,24 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<FileLock> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        try_lock(file)
+    }
+}
+
+/// Locks an open file of the machine.
+pub(crate) fn try_lock(file: File) -> io::Result<FileLock> {
+    match file.try_lock() {
+        Ok(()) => Ok(Box::new(file)),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

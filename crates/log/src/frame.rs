@@ -27,6 +27,9 @@ pub const MAX_FRAME_BYTES: usize = 8 << 20;
 /// The longest payload of a frame.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - FRAME_HEADER_BYTES;
 
+/// The greatest index an entry may have, so that there is a number for the one after it. No log comes near it.
+pub const MAX_INDEX: u64 = u64::MAX - 1;
+
 /// The place of an entry in the replicated log. Ordered by term, then index, as Raft compares logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {
@@ -87,6 +90,9 @@ pub enum FrameError {
         /// What the bytes give.
         found: u32,
     },
+    /// The index leaves none for the next entry.
+    #[error("index {0} is beyond what an entry may have")]
+    Index(u64),
     /// The kind or the zero bytes after it are not known to this version.
     #[error("kind {0} is unknown to this version")]
     Kind(u32),
@@ -94,7 +100,7 @@ pub enum FrameError {
 
 /// One encoded, verified entry. Cloning bumps a reference count.
 ///
-/// Invariant `verified`: the bytes are exactly one frame whose length, checksum and kind have been checked, so the getters cannot fail.
+/// Invariant `verified`: the bytes are exactly one frame whose length, checksum, index and kind have been checked, so the getters cannot fail.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame(Bytes);
 
@@ -103,12 +109,17 @@ impl Frame {
     ///
     /// # Panics
     ///
-    /// If the payload is longer than [`MAX_PAYLOAD_BYTES`]; whoever takes payloads from clients bounds them first.
+    /// If the payload is longer than [`MAX_PAYLOAD_BYTES`]; whoever takes payloads from clients bounds them first. If the index is above
+    /// [`MAX_INDEX`].
     pub fn encode(id: LogId, kind: Kind, payload: &[u8]) -> Frame {
         assert!(
             payload.len() <= MAX_PAYLOAD_BYTES,
             "a payload of {} bytes does not fit a frame: bound requests before proposing them",
             payload.len()
+        );
+        assert!(
+            id.index <= MAX_INDEX,
+            "{id} is beyond what an entry may have"
         );
         let mut bytes = BytesMut::with_capacity(FRAME_HEADER_BYTES + payload.len());
         bytes.put_u32_le((FRAME_HEADER_BYTES - FRAME_HEAD_BYTES + payload.len()) as u32);
@@ -131,6 +142,10 @@ impl Frame {
         let found = crc32c::crc32c(&bytes[FRAME_HEAD_BYTES..]);
         if expected != found {
             return Err(FrameError::Checksum { expected, found });
+        }
+        let index = (&bytes[16..24]).get_u64_le();
+        if index > MAX_INDEX {
+            return Err(FrameError::Index(index));
         }
         let kind = u32_at(&bytes, 24);
         u8::try_from(kind)
@@ -278,6 +293,19 @@ mod tests {
                 Err(FrameError::Length(u64::from(length)))
             );
         }
+    }
+
+    /// Found by the fuzzer of peer frames: whoever counted the next entry overflowed.
+    #[test]
+    fn an_index_without_a_next_one_is_refused() {
+        let mut bytes = BytesMut::from(&example().as_bytes()[..]);
+        bytes[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(
+            Frame::parse(bytes.freeze()),
+            Err(FrameError::Index(u64::MAX))
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! Memory: the pages written, so little for a log that is opened and read.
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, FileLock, try_lock};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -228,6 +228,15 @@ impl Disk for FrozenDisk {
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Locks the real file, which keeps out whoever would change the directory; where there is none there is nobody to keep out.
+    fn lock(&self, path: &Path) -> io::Result<FileLock> {
+        match File::open(path) {
+            Ok(file) => try_lock(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Box::new(())),
+            Err(error) => Err(error),
+        }
     }
 }
 

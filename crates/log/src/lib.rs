@@ -118,6 +118,8 @@ mod error;
 mod flush;
 mod frame;
 mod frozen;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod lock;
 mod log;
 mod record;
@@ -129,11 +131,12 @@ mod state_file;
 mod writer;
 
 pub use chain::{Base, Chain};
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, FileLock, RealDisk};
 pub use error::{Damage, DiskError, OpenError, Poisoned, ReadError, WriteError};
 pub use flush::{FlushDone, FlushJob};
 pub use frame::{
-    FRAME_HEADER_BYTES, Frame, FrameError, Kind, LogId, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES,
+    FRAME_HEADER_BYTES, Frame, FrameError, Kind, LogId, MAX_FRAME_BYTES, MAX_INDEX,
+    MAX_PAYLOAD_BYTES,
 };
 pub use frozen::{FrozenDisk, FrozenFile};
 pub use lock::{DirLock, LOCK_FILE, LockError};

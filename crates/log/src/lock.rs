@@ -1,15 +1,22 @@
 //! One process per data directory.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use crate::disk::{Disk, FileLock};
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The name of the file that is locked. It stays when the lock is gone; only the lock on it means anything.
 pub const LOCK_FILE: &str = "LOCK";
 
 /// A lock on a directory, held until dropped or until the process ends, however it ends.
-#[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    _file: FileLock,
+}
+
+impl fmt::Debug for DirLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DirLock")
+    }
 }
 
 /// Why a directory could not be locked.
@@ -24,28 +31,25 @@ pub enum LockError {
         /// The directory.
         dir: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 impl DirLock {
-    /// Locks `dir`, creating it if need be. Never waits.
-    pub fn acquire(dir: &Path) -> Result<DirLock, LockError> {
-        let io_error = |source| LockError::Io {
-            dir: dir.to_owned(),
-            source,
-        };
-        std::fs::create_dir_all(dir).map_err(io_error)?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(dir.join(LOCK_FILE))
-            .map_err(io_error)?;
-        match file.try_lock() {
-            Ok(()) => Ok(DirLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LockError::Held(dir.to_owned())),
-            Err(TryLockError::Error(source)) => Err(io_error(source)),
+    /// Locks `dir`, creating it if need be, durably. Never waits.
+    pub fn acquire(disk: &dyn Disk, dir: &Path) -> Result<DirLock, LockError> {
+        let locked = disk
+            .create_dir_all(dir)
+            .and_then(|()| disk.lock(&dir.join(LOCK_FILE)));
+        match locked {
+            Ok(file) => Ok(DirLock { _file: file }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(LockError::Held(dir.to_owned()))
+            }
+            Err(source) => Err(LockError::Io {
+                dir: dir.to_owned(),
+                source,
+            }),
         }
     }
 }

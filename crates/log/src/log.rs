@@ -356,6 +356,15 @@ impl Log {
         self.shared.lock().last_chain
     }
 
+    /// [`Log::last_id`] and [`Log::last_chain`] of the same moment, while another may append.
+    pub fn end(&self) -> Base {
+        let shared = self.shared.lock();
+        Base {
+            last: shared.last,
+            chain: shared.last_chain,
+        }
+    }
+
     /// The last index that is durable, or the base's; `None` when the log is empty from its beginning.
     pub fn durable_index(&self) -> Option<u64> {
         self.shared.lock().durable

@@ -22,8 +22,15 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How much of a file is read at once.
-const SCAN_CHUNK_BYTES: usize = 1 << 20;
+/// How much of a file is read at once; little where it is fuzzed, so that a short log has chunks too.
+const SCAN_CHUNK_BYTES: usize = if cfg!(any(test, fuzzing)) {
+    4 << 10
+} else {
+    1 << 20
+};
+
+/// No segment that we made has a greater sequence number, so that there always is a next one.
+const MAX_SEQ: u64 = u64::MAX / 2;
 
 /// An opened log's parts.
 pub(crate) struct Recovery {
@@ -60,12 +67,7 @@ pub(crate) fn recover(
     if found.is_empty() {
         return begin(disk, dir, options, state);
     }
-    let next_seq = found
-        .iter()
-        .map(|name| name.seq)
-        .max()
-        .expect("there is one")
-        + 1;
+    let next_seq = next_seq(dir, &found)?;
     let (headers, replaced) = headers_that_count(&*disk, dir, found)?;
 
     let mut scan = Scan::new(disk.clone(), dir, &headers, options);
@@ -121,6 +123,23 @@ pub(crate) fn recover(
     })
 }
 
+/// The sequence number of the next segment to be made.
+fn next_seq(dir: &Path, found: &[SegmentName]) -> Result<u64, OpenError> {
+    let newest = found
+        .iter()
+        .max_by_key(|name| name.seq)
+        .expect("there is one");
+    match newest.seq < MAX_SEQ {
+        true => Ok(newest.seq + 1),
+        false => Err(OpenError::Damaged(Damage {
+            file: dir.join(newest.to_string()),
+            offset: 0,
+            index: None,
+            what: "no log makes so many segments as its name says".to_string(),
+        })),
+    }
+}
+
 /// Makes the first segment of a log that has none.
 fn begin(
     disk: Arc<dyn Disk>,
@@ -162,6 +181,14 @@ fn headers_that_count(
     mut names: Vec<SegmentName>,
 ) -> Result<(Vec<Header>, Vec<SegmentName>), OpenError> {
     names.sort_by_key(|name| name.seq);
+    if let Some(pair) = names.windows(2).find(|pair| pair[0].seq == pair[1].seq) {
+        return Err(OpenError::Damaged(Damage {
+            file: dir.join(pair[0].to_string()),
+            offset: 0,
+            index: None,
+            what: format!("{} has the same sequence number", pair[1]),
+        }));
+    }
     let mut count: Vec<Header> = Vec::new();
     let mut replaced = Vec::new();
     for name in names {

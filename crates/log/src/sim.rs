@@ -14,9 +14,11 @@
 //! What it does not model: damage to what was synced (tests do that by [`SimDisk::edit`]), and a device that lies about a sync.
 
 mod content;
+mod observed;
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, FileLock, exists};
 use content::{Chance, Content};
+pub use observed::{ObservedDisk, Observer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 #[derive(Clone, Default)]
 pub struct SimDisk {
     shared: Arc<Mutex<State>>,
+    /// The crash before which this value works, by number; `None` if it outlives all.
+    until_crash: Option<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -33,6 +37,7 @@ struct State {
     names: BTreeMap<PathBuf, Name>,
     files: BTreeMap<u64, Content>,
     next_file: u64,
+    locks: BTreeSet<u64>,
     /// How often the power failed. Handles of earlier times are dead.
     crashes: u64,
     operations: u64,
@@ -63,9 +68,9 @@ impl SimDisk {
     }
 
     /// The power fails and comes back: of what was not synced, an arbitrary part chosen by `seed` is lost or torn. Open handles of
-    /// before the crash fail from now on; faults that were set are cleared.
+    /// before the crash fail from now on, and its locks are gone; faults that were set are cleared.
     pub fn crash(&self, seed: u64) {
-        let mut state = self.lock();
+        let mut state = self.state();
         let mut chance = Chance(seed);
         for name in state.names.values_mut() {
             let before = std::mem::take(&mut name.before);
@@ -80,49 +85,63 @@ impl SimDisk {
             content.crash(&mut chance);
         }
         state.crashes += 1;
+        state.locks.clear();
         state.faults = Faults::default();
         state.note(|_| format!("crash {seed}"));
     }
 
     /// The `n`-th write from now (0 = the next), and each one after it, fails half done.
     pub fn fail_writes_after(&self, n: u64) {
-        self.lock().faults.writes = Some(n);
+        self.state().faults.writes = Some(n);
     }
 
     /// The `n`-th sync from now (0 = the next), of a file or a directory, and each one after it, fails.
     pub fn fail_syncs_after(&self, n: u64) {
-        self.lock().faults.syncs = Some(n);
+        self.state().faults.syncs = Some(n);
     }
 
     /// The `n`-th modifying operation of any sort from now, and each one after it, fails without effect.
     pub fn fail_all_after(&self, n: u64) {
-        self.lock().faults.all = Some(n);
+        self.state().faults.all = Some(n);
     }
 
     /// No more failures.
     pub fn heal(&self) {
-        self.lock().faults = Faults::default();
+        self.state().faults = Faults::default();
     }
 
     /// Space for all files together; beyond it writes fail as a full disk does. `None` = no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.lock().capacity_bytes = bytes;
+        self.state().capacity_bytes = bytes;
     }
 
     /// The length of all files together.
     pub fn used_bytes(&self) -> u64 {
-        self.lock().files.values().map(|content| content.len).sum()
+        self.state().files.values().map(|content| content.len).sum()
     }
 
     /// How many modifying operations were tried so far.
     pub fn operations(&self) -> u64 {
-        self.lock().operations
+        self.state().operations
     }
 
-    /// A disk of its own with the same contents, unsynced parts and faults.
-    pub fn fork(&self) -> SimDisk {
+    /// The disk as one run of the machine sees it: after the next [`SimDisk::crash`] everything that is asked of it fails, as it does
+    /// with its files. A simulation that cannot end a machine's tasks at once gives each run such a disk: what they go on doing after
+    /// the crash changes nothing any more.
+    pub fn mount(&self) -> SimDisk {
         SimDisk {
-            shared: Arc::new(Mutex::new(self.lock().clone())),
+            shared: self.shared.clone(),
+            until_crash: Some(self.state().crashes),
+        }
+    }
+
+    /// A disk of its own with the same contents, unsynced parts and faults. Nobody has a lock on it.
+    pub fn fork(&self) -> SimDisk {
+        let mut state = self.state().clone();
+        state.locks.clear();
+        SimDisk {
+            shared: Arc::new(Mutex::new(state)),
+            until_crash: None,
         }
     }
 
@@ -133,7 +152,7 @@ impl SimDisk {
     ///
     /// If there is no such file.
     pub fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut state = self.lock();
+        let mut state = self.state();
         let content = state.content_of(path).expect("edit an existing file");
         change(&mut content.bytes);
         content.len = content.len.max(content.bytes.len() as u64);
@@ -146,7 +165,7 @@ impl SimDisk {
     ///
     /// If there is no such file.
     pub fn cut_off(&self, path: &Path, len: u64) {
-        let mut state = self.lock();
+        let mut state = self.state();
         let content = state.content_of(path).expect("cut off an existing file");
         content.set_len(len);
         content.sync();
@@ -158,7 +177,7 @@ impl SimDisk {
     ///
     /// If there is no such file.
     pub fn contents(&self, path: &Path) -> Vec<u8> {
-        self.lock()
+        self.state()
             .content_of(path)
             .expect("look at an existing file")
             .bytes
@@ -167,22 +186,34 @@ impl SimDisk {
 
     /// From now on notes every modifying operation as a line of text.
     pub fn start_trace(&self) {
-        self.lock().trace = Some(Vec::new());
+        self.state().trace = Some(Vec::new());
     }
 
     /// The lines noted since the last call.
     pub fn take_trace(&self) -> Vec<String> {
-        self.lock()
+        self.state()
             .trace
             .as_mut()
             .map(std::mem::take)
             .unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.shared
             .lock()
             .expect("a thread panicked while it used the disk")
+    }
+
+    /// The state for a user of the disk.
+    fn mounted(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        match self
+            .until_crash
+            .is_none_or(|crashes| state.crashes == crashes)
+        {
+            true => Ok(state),
+            false => Err(went_down("this disk was mounted")),
+        }
     }
 
     fn handle(&self, state: &mut State, file: u64) -> Arc<dyn DiskFile> {
@@ -201,11 +232,11 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
-        Ok(())
+        self.mounted().map(|_| ())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let state = self.lock();
+        let state = self.mounted()?;
         let names = state
             .names
             .iter()
@@ -216,7 +247,7 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.lock();
+        let mut state = self.mounted()?;
         state.begin_operation(|_| format!("create {}", short(path)))?;
         let file = state.next_file;
         state.next_file += 1;
@@ -226,13 +257,13 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.lock();
+        let mut state = self.mounted()?;
         let file = state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(self.handle(&mut state, file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.mounted()?;
         state.begin_operation(|_| format!("rename {} to {}", short(from), short(to)))?;
         let file = state.file_at(from).ok_or(io::ErrorKind::NotFound)?;
         state.point(to, Some(file));
@@ -241,7 +272,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.mounted()?;
         state.begin_operation(|_| format!("remove {}", short(path)))?;
         state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
         state.point(path, None);
@@ -249,7 +280,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.mounted()?;
         state.begin_operation(|_| "sync directory".to_string())?;
         count_down(&mut state.faults.syncs)?;
         for (_, name) in state
@@ -264,6 +295,40 @@ impl Disk for SimDisk {
             .retain(|_, name| name.file.is_some() || !name.before.is_empty());
         state.drop_unreachable();
         Ok(())
+    }
+
+    /// As on a real disk, the lock is the file's, whatever its name becomes.
+    fn lock(&self, path: &Path) -> io::Result<FileLock> {
+        if !exists(self, path)? {
+            self.create(path)?;
+        }
+        let mut state = self.mounted()?;
+        let file = state.file_at(path).ok_or(io::ErrorKind::NotFound)?;
+        match state.locks.insert(file) {
+            true => Ok(Box::new(SimLock {
+                disk: self.clone(),
+                file,
+                crashes: state.crashes,
+            })),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+struct SimLock {
+    disk: SimDisk,
+    file: u64,
+    crashes: u64,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.disk.shared.lock() else {
+            return;
+        };
+        if state.crashes == self.crashes {
+            state.locks.remove(&self.file);
+        }
     }
 }
 
@@ -347,11 +412,9 @@ struct SimFile {
 impl SimFile {
     /// Runs `action` on the content if the handle is alive.
     fn with<R>(&self, action: impl FnOnce(&mut State) -> io::Result<R>) -> io::Result<R> {
-        let mut state = self.disk.lock();
+        let mut state = self.disk.state();
         if state.crashes != self.crashes {
-            return Err(io::Error::other(
-                "the machine went down since this file was opened",
-            ));
+            return Err(went_down("this file was opened"));
         }
         action(&mut state)
     }
@@ -461,6 +524,10 @@ impl DiskFile for SimFile {
             outcome
         })
     }
+}
+
+fn went_down(since: &str) -> io::Error {
+    io::Error::other(format!("the machine went down since {since}"))
 }
 
 fn count_down(left: &mut Option<u64>) -> io::Result<()> {

@@ -7,16 +7,15 @@
 //! └──────────┴─────────┴────────┴───────┴──────────────┴───────────────┴───────┴────────────┘
 //! ```
 
-use crate::disk::read_whole;
+use crate::disk::{read_whole, write_durably};
 use crate::error::DiskError;
 use crate::segment::FORMAT_VERSION;
-use crate::{Damage, Disk, LogId, OpenError};
+use crate::{Damage, Disk, LogId, MAX_INDEX, OpenError};
 use bytes::{Buf, BufMut, Bytes};
 use std::io;
 use std::path::Path;
 
 const FILE: &str = "state";
-const NEW_FILE: &str = "state.tmp";
 const MAGIC: &[u8; 8] = b"EAVESLST";
 const HEADER_BYTES: usize = 40;
 const CHECKSUM_END: usize = 16;
@@ -32,17 +31,8 @@ pub(crate) struct SmallState {
 
 /// Replaces the state file of `dir`, durably.
 pub(crate) fn save(disk: &dyn Disk, dir: &Path, state: &SmallState) -> Result<(), DiskError> {
-    let (path, new_path) = (dir.join(FILE), dir.join(NEW_FILE));
-    let write_new = || -> io::Result<()> {
-        let file = disk.create(&new_path)?;
-        file.write_all_at(&encode(state), 0)?;
-        file.sync_data()
-    };
-    write_new().map_err(DiskError::at("write", &new_path))?;
-    disk.rename(&new_path, &path)
-        .map_err(DiskError::at("replace", &path))?;
-    disk.sync_dir(dir)
-        .map_err(DiskError::at("sync directory", dir))
+    let path = dir.join(FILE);
+    write_durably(disk, &path, &encode(state)).map_err(DiskError::at("replace", &path))
 }
 
 /// Reads the state file of `dir`; `None` if nothing was ever saved.
@@ -81,6 +71,9 @@ pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<SmallState>, Op
         term: fields.get_u64_le(),
         index: fields.get_u64_le(),
     };
+    if purged.index > MAX_INDEX {
+        return Err(OpenError::Damaged(damaged("it names an impossible entry")));
+    }
     if fields.get_u32_le() as usize != fields.len() {
         return Err(OpenError::Damaged(damaged(
             "it has another length than it says",

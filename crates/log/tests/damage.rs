@@ -306,6 +306,33 @@ fn a_record_of_another_log_is_noticed() {
     );
 }
 
+/// Its head and its frame match their checksums, and it has the index that belongs there: only the chain tells.
+#[test]
+fn a_whole_record_of_another_log_does_not_continue_the_chain() {
+    let (ours, other) = (SimDisk::new(), SimDisk::new());
+    for (disk, term) in [(&ours, 1), (&other, 2)] {
+        let mut pair = Pair::new(disk.clone(), SMALL);
+        pair.append(term, &[50, 50]);
+        pair.flush().unwrap();
+    }
+    let file = Path::new(DIR).join("00000000000000000000-0000000001.seg");
+    let foreign = other.contents(&file);
+    // Behind the header, two records of the same length.
+    let second = 64 + (foreign.len() - 64) / 2;
+    ours.edit(&file, |bytes| {
+        bytes[second..].copy_from_slice(&foreign[second..])
+    });
+    match open(&ours, SMALL) {
+        Err(OpenError::Damaged(damage)) => {
+            assert!(
+                damage.to_string().contains("its chain value is"),
+                "{damage}"
+            );
+        }
+        other => panic!("the chain does not lead there: {:?}", other.map(|(_, r)| r)),
+    }
+}
+
 #[test]
 fn damage_is_noticed_when_reading_later() {
     let mut pair = Pair::new(SimDisk::new(), SMALL);
@@ -343,4 +370,28 @@ fn a_newer_format_is_refused_by_name() {
         error.contains("has format version 9, this program reads version 1"),
         "{error}"
     );
+}
+
+/// Found by the fuzzer: the number of the next segment overflowed, or two segments were taken for one after the other.
+#[test]
+fn segments_whose_numbers_cannot_be_are_refused() {
+    let victim = victim();
+    let path = |first: u64, seq: u64| Path::new(DIR).join(format!("{first:020}-{seq:010}.seg"));
+    let newest = victim.newest.file_name().unwrap().to_str().unwrap();
+    let newest_seq: u64 = newest[21..31].parse().unwrap();
+    for (extra, expected) in [
+        (path(0, u64::MAX), "no log makes so many segments"),
+        (path(999, newest_seq), "has the same sequence number"),
+    ] {
+        let disk = victim.disk.fork();
+        let file = disk.create(&extra).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new(DIR)).unwrap();
+        match open(&disk, SMALL) {
+            Err(OpenError::Damaged(damage)) => {
+                assert!(damage.to_string().contains(expected), "{damage}");
+            }
+            other => panic!("{} opens: {:?}", extra.display(), other.map(|(_, r)| r)),
+        }
+    }
 }

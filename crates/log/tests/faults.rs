@@ -3,8 +3,11 @@
 mod common;
 
 use common::{Pair, SMALL, flush, frame, open, read_all};
+use eaves_log::disk::{read_whole, write_durably};
 use eaves_log::sim::SimDisk;
-use eaves_log::{Base, Chain, DirLock, LogId, OpenError, ReadError, WriteError};
+use eaves_log::{
+    Base, Chain, DirLock, Disk, FrozenDisk, LogId, OpenError, ReadError, RealDisk, WriteError,
+};
 use std::path::Path;
 
 #[test]
@@ -332,16 +335,77 @@ fn a_reset_log_goes_on_after_its_base() {
 #[test]
 fn a_directory_has_one_user() {
     let dir = tempfile::tempdir().unwrap();
-    let lock = DirLock::acquire(&dir.path().join("data")).unwrap();
-    let error = DirLock::acquire(&dir.path().join("data"))
-        .expect_err("locked")
-        .to_string();
-    assert!(
-        error.contains("another process uses") && error.contains("/data"),
-        "{error}"
-    );
+    let data = dir.path().join("data");
+    let sim = SimDisk::new();
+    for disk in [&RealDisk as &dyn Disk, &sim] {
+        let lock = DirLock::acquire(disk, &data).unwrap();
+        let error = DirLock::acquire(disk, &data)
+            .expect_err("locked")
+            .to_string();
+        assert!(
+            error.contains("another process uses") && error.contains("/data"),
+            "{error}"
+        );
+        drop(lock);
+        DirLock::acquire(disk, &data).unwrap();
+    }
+}
+
+#[test]
+fn a_frozen_disk_respects_and_takes_real_locks_and_makes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data");
+    FrozenDisk::new().lock(&file).unwrap();
+    assert!(!file.exists(), "nothing is made");
+    let lock = RealDisk.lock(&file).unwrap();
+    assert!(FrozenDisk::new().lock(&file).is_err(), "somebody has it");
     drop(lock);
-    DirLock::acquire(&dir.path().join("data")).unwrap();
+    let _lock = FrozenDisk::new().lock(&file).unwrap();
+    assert!(RealDisk.lock(&file).is_err(), "it is read");
+}
+
+#[test]
+fn a_lock_goes_with_the_file_to_its_new_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let sim = SimDisk::new();
+    for disk in [&RealDisk as &dyn Disk, &sim] {
+        let lock = disk.lock(&old).unwrap();
+        disk.rename(&old, &new).unwrap();
+        assert!(disk.lock(&new).is_err(), "it is the same file");
+        disk.lock(&old).unwrap();
+        drop(lock);
+        disk.lock(&new).unwrap();
+    }
+}
+
+#[test]
+fn a_crash_lets_go_of_a_simulated_lock() {
+    let disk = SimDisk::new();
+    let before = disk.lock(Path::new("/data/LOCK")).unwrap();
+    disk.crash(1);
+    let _after = disk.lock(Path::new("/data/LOCK")).unwrap();
+    drop(before);
+    let error = disk.lock(Path::new("/data/LOCK")).expect_err("locked");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn what_runs_on_after_a_crash_changes_nothing() {
+    let disk = SimDisk::new();
+    let run = disk.mount();
+    write_durably(&run, Path::new("/data/file"), b"before").unwrap();
+    let file = run.open(Path::new("/data/file")).unwrap();
+    disk.crash(1);
+    assert!(file.write_all_at(b"after", 0).is_err());
+    assert!(write_durably(&run, Path::new("/data/file"), b"after").is_err());
+    assert!(run.remove(Path::new("/data/file")).is_err());
+    assert!(run.lock(Path::new("/data/LOCK")).is_err());
+    let next = disk.mount();
+    assert_eq!(
+        &read_whole(&next, Path::new("/data/file")).unwrap()[..],
+        b"before"
+    );
 }
 
 #[test]

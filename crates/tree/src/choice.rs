@@ -77,6 +77,8 @@ pub enum Verdict {
     TooDeep,
     /// It is draining (`B16`).
     Draining,
+    /// Its own log has not been compared since it started (`B11`).
+    Uncompared,
     /// It is to be avoided (`B16`).
     Avoided,
     /// It has just kicked the listener off, because an administrator asked for it (`S12`).
@@ -183,6 +185,8 @@ impl Seeker<'_> {
             Verdict::TooDeep
         } else if place.draining {
             Verdict::Draining
+        } else if answer.uncompared {
+            Verdict::Uncompared
         } else if answer.registered >= answer.capacity {
             Verdict::Full
         } else {

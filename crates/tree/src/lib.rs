@@ -140,8 +140,8 @@ pub use downstreams::Downstream;
 pub use ids::{Address, ClusterId, LinkId, LogEnd, LogPosition, NodeId, Peer, Zone};
 pub use message::{
     ALTERNATIVES_MAX, Accept, Alternative, Answer, FreePlaces, Heartbeat, HeartbeatAck, Kick,
-    KickReason, LeaveReason, LogVerdict, Message, Place, Refuse, RefuseReason, Register, Role,
-    Saved,
+    KickReason, LeaveReason, LogVerdict, Message, OwnLog, Place, Refuse, RefuseReason, Register,
+    Role, Saved,
 };
 #[cfg(feature = "mutations")]
 pub use mutation::Mutation;

@@ -73,6 +73,8 @@ pub struct Answer {
     pub age: Duration,
     /// Whether it hands its downstreams over and registers nobody (`B16`).
     pub draining: bool,
+    /// Whether it is a listener whose log has not been compared since it started, and registers nobody before that (`B11`).
+    pub uncompared: bool,
     /// The ids from the root down to it; the last is the answering node's own.
     pub path: Path,
     /// Its zone.
@@ -131,6 +133,17 @@ pub enum LogVerdict {
         /// What our own log holds at that index.
         ours: LogEnd,
     },
+}
+
+/// What a listener holds when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnLog {
+    /// Nothing yet: nothing of another history either.
+    Empty,
+    /// A log of an earlier run. Whether it is a prefix of the committed log nobody knows before an upstream that has as much
+    /// compares it, which may take a while (`B11`, `B12`). Until then the listener takes nobody on: what it holds could be of
+    /// another history, and whoever it fed would be misled.
+    Uncompared,
 }
 
 /// The free slots of a node's subtree, the node's own included (`B4`).
@@ -203,6 +216,8 @@ pub enum RefuseReason {
     TooDeep,
     /// The upstream hands its downstreams over and takes none (`B16`).
     Draining,
+    /// The upstream has itself started with a log that nobody has compared yet (`B11`).
+    Uncompared,
     /// The listener is of another cluster (`B12`).
     Cluster {
         /// The upstream's cluster.
@@ -229,6 +244,7 @@ impl fmt::Display for RefuseReason {
             RefuseReason::Loop => f.write_str("it is below the listener"),
             RefuseReason::TooDeep => f.write_str("it is too deep"),
             RefuseReason::Draining => f.write_str("it is draining"),
+            RefuseReason::Uncompared => f.write_str("its own log is not compared yet"),
             RefuseReason::Cluster { ours } => write!(f, "it is of cluster {ours}"),
             RefuseReason::Protocol { ours } => write!(f, "it speaks protocol version {ours}"),
             RefuseReason::Log { ours } => write!(f, "its log differs: {ours}"),

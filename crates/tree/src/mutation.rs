@@ -21,6 +21,8 @@ pub enum Mutation {
     B7,
     /// `B8`: stale nodes rank like all others when a place is chosen. A cut-off follower attracts.
     B8,
+    /// `B11`: a listener takes others on before its own log has been compared. Breaks **log-prefix**.
+    B11,
     /// `B12`: the end of the listener's log is not compared. Breaks **log-prefix**.
     B12,
 }

@@ -80,6 +80,7 @@ impl RefuseReason {
             RefuseReason::Loop => "loop",
             RefuseReason::TooDeep => "too_deep",
             RefuseReason::Draining => "draining",
+            RefuseReason::Uncompared => "uncompared",
             RefuseReason::Cluster { .. } => "cluster",
             RefuseReason::Protocol { .. } => "protocol",
             RefuseReason::Log { .. } => "log",

@@ -131,6 +131,8 @@ pub enum Event {
         /// Why it looked for another.
         why: Why,
     },
+    /// The log that the listener started with has been compared: from now on it takes others on (`B11`).
+    Compared,
     /// The node has been asked to drain, and the last of its downstreams has left (`B16`).
     Drained,
     /// A listener has registered here.
@@ -269,6 +271,7 @@ impl fmt::Display for Event {
                     "stays with {upstream} though {why}: there is no other place yet"
                 )
             }
+            Event::Compared => f.write_str("has had its log compared, and takes listeners on"),
             Event::Drained => f.write_str("is drained: nobody is registered here any more"),
             Event::Joined { listener } => write!(f, "took on {listener}"),
             Event::Left { listener, why } => write!(f, "let go of {listener}, {why}"),

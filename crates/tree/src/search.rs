@@ -570,6 +570,7 @@ mod tests {
             stale: false,
             age: Duration::ZERO,
             draining: false,
+            uncompared: false,
             path: Path::of(NodeId(number)),
             zone: None,
             capacity: u32::from(free),

@@ -107,6 +107,15 @@ fn drain(node: &mut TreeNode) -> usize {
         .count()
 }
 
+/// Listeners register with a node.
+fn take_on(node: &mut TreeNode, now: Instant, count: u64) {
+    for number in 0..count {
+        let (link, register) = (LinkId::Down(number), register(1000 + number));
+        node.handle_register(now, link, register, LogVerdict::Agrees);
+        drain(node);
+    }
+}
+
 /// A listener that is attached, and feeds `fed` others.
 fn feeding_listener(now: Instant, fed: u64) -> (TreeNode, LinkId) {
     let saved = Saved {
@@ -114,7 +123,7 @@ fn feeding_listener(now: Instant, fed: u64) -> (TreeNode, LinkId) {
         learned: (40..40 + LEARNED_MAX as u64).map(peer).collect(),
         ..Saved::default()
     };
-    let mut node = TreeNode::listener(now, config(LISTENER, fed as u32), saved, 7);
+    let mut node = TreeNode::listener(now, config(LISTENER, fed as u32), saved, OwnLog::Empty, 7);
     drain(&mut node);
     let answer = Answer {
         role: Role::Follower,
@@ -122,6 +131,7 @@ fn feeding_listener(now: Instant, fed: u64) -> (TreeNode, LinkId) {
         stale: false,
         age: Duration::ZERO,
         draining: false,
+        uncompared: false,
         path: Path::of(UPSTREAM),
         zone: Some(Zone::from("b")),
         capacity: 8,
@@ -198,15 +208,7 @@ fn a_root_heartbeats_without_allocating() {
     const FED: u64 = 100;
     let mut now = Instant(1_000_000);
     let mut node = TreeNode::voter(config(UPSTREAM, FED as u32), Saved::default(), 7);
-    for number in 0..FED {
-        node.handle_register(
-            now,
-            LinkId::Down(number),
-            register(1000 + number),
-            LogVerdict::Agrees,
-        );
-        drain(&mut node);
-    }
+    take_on(&mut node, now, FED);
     let mut counted = 0;
     for beat in 0..20 {
         now = now + Duration::from_secs(1);
@@ -230,15 +232,7 @@ fn a_downstream_takes_less_than_a_kibibyte() {
     let now = Instant(1_000_000);
     let mut node = TreeNode::voter(config(UPSTREAM, FED as u32), Saved::default(), 7);
     let before = live_bytes();
-    for number in 0..FED {
-        node.handle_register(
-            now,
-            LinkId::Down(number),
-            register(1000 + number),
-            LogVerdict::Agrees,
-        );
-        drain(&mut node);
-    }
+    take_on(&mut node, now, FED);
     let each = (live_bytes() - before) / FED as i64;
     assert!(each > 0, "nothing was counted");
     assert!(each < 1024, "{each} bytes for each downstream");

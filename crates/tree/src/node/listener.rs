@@ -75,6 +75,17 @@ impl TreeNode {
         self.check();
     }
 
+    /// An upstream that holds as much as this listener has compared its log, or sent a snapshot in its place. From now on it
+    /// may take others on (`B11`). To say it again changes nothing.
+    pub fn handle_log_compared(&mut self) {
+        if !self.compared {
+            self.compared = true;
+            self.event(Event::Compared);
+            self.report_if_moved();
+        }
+        self.check();
+    }
+
     pub(super) fn handle_upstream_message(&mut self, now: Instant, link: LinkId, message: Message) {
         if self.registering_on(link) {
             match message {

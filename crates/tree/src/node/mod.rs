@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::downstreams::{Downstream, Downstreams};
 use crate::freshness::Freshness;
 use crate::ids::{Address, LinkId, LogEnd, LogPosition, NodeId, Peer};
-use crate::message::{FreePlaces, Heartbeat, Message, Register, Role, Saved};
+use crate::message::{FreePlaces, Heartbeat, Message, OwnLog, Register, Role, Saved};
 use crate::mutation::Mutation;
 use crate::output::{Event, Output, Why};
 use crate::path::Path;
@@ -50,6 +50,7 @@ use core::time::Duration;
 /// - **voter-has-no-upstream**: a voter has neither a session with an upstream nor a search for one.
 /// - **never-stuck**: a detached listener that knows any server to ask has a timer set that makes it go on, or waits for its
 ///   new list to be on disk; one that is attached and should be elsewhere looks for another place, or has a timer set to.
+/// - **uncompared-feeds-none**: a node whose log has not been compared since it started has no downstream (`B11`).
 /// - **steering-not-contradictory**: the pinned node is not avoided.
 #[derive(Debug)]
 pub struct TreeNode {
@@ -61,6 +62,9 @@ pub struct TreeNode {
     path: Path,
     fresh: Freshness,
     committed: LogPosition,
+    /// Whether what it holds is a prefix of the committed log for sure, and so is all it takes in from now on (`B11`): it held
+    /// nothing when it started, or somebody who knows has compared it.
+    compared: bool,
     /// The other voters, best first (`B2`).
     voters: Vec<Peer>,
     /// Who leads, as a voter knows it.
@@ -94,20 +98,28 @@ pub struct TreeNode {
 impl TreeNode {
     /// A voter that starts with what an earlier run left on disk, if anything. It is stale until it hears a leader.
     pub fn voter(config: Config, saved: Saved, seed: u64) -> TreeNode {
-        TreeNode::new(config, Role::Follower, saved, seed)
+        // What a voter knows committed Raft has said.
+        TreeNode::new(config, Role::Follower, saved, true, seed)
     }
 
     /// A listener that starts with what an earlier run left on disk, if anything. If it knows any server it begins to search
     /// at once, or, if it knows only one, after a random while (`B19`). Otherwise it waits for
     /// [`handle_upstream_list`](Self::handle_upstream_list) or [`handle_voters`](Self::handle_voters).
-    pub fn listener(now: Instant, config: Config, saved: Saved, seed: u64) -> TreeNode {
-        let mut node = TreeNode::new(config, Role::Listener, saved, seed);
+    pub fn listener(
+        now: Instant,
+        config: Config,
+        saved: Saved,
+        log: OwnLog,
+        seed: u64,
+    ) -> TreeNode {
+        let compared = log == OwnLog::Empty;
+        let mut node = TreeNode::new(config, Role::Listener, saved, compared, seed);
         node.restart(now);
         node.check();
         node
     }
 
-    fn new(config: Config, role: Role, saved: Saved, seed: u64) -> TreeNode {
+    fn new(config: Config, role: Role, saved: Saved, compared: bool, seed: u64) -> TreeNode {
         config.check();
         TreeNode {
             path: Path::of(config.id),
@@ -119,6 +131,7 @@ impl TreeNode {
             role,
             fresh: Freshness::default(),
             committed: LogPosition::default(),
+            compared,
             voters: Vec::new(),
             leader: None,
             former_leader: None,
@@ -388,9 +401,14 @@ impl TreeNode {
         }
     }
 
+    /// Whether what this node holds may be passed on (`B11`).
+    fn may_feed(&self) -> bool {
+        self.compared || self.config.lacks(Mutation::B11)
+    }
+
     /// The free places of this node's subtree (`B4`). A draining node offers none: who came would have to leave again.
     fn free_places(&self) -> FreePlaces {
-        if self.saved.steering.draining || self.role == Role::Leader {
+        if self.saved.steering.draining || self.role == Role::Leader || !self.may_feed() {
             return FreePlaces::default();
         }
         self.downstreams.free_places()
@@ -425,6 +443,10 @@ impl TreeNode {
                 || self.downstreams.is_empty()
                 || self.config.lacks(Mutation::S10),
             "leader-feeds-none: {id} leads and feeds"
+        );
+        assert!(
+            self.may_feed() || self.downstreams.is_empty(),
+            "uncompared-feeds-none: {id} feeds what nobody has compared"
         );
         assert!(
             self.path.last() == id,

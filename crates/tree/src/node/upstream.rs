@@ -26,6 +26,7 @@ impl TreeNode {
             stale: self.is_stale(now),
             age: self.age(now),
             draining: self.saved.steering.draining,
+            uncompared: !self.may_feed(),
             path: self.path.clone(),
             zone: self.config.zone.clone(),
             capacity: self.config.capacity,
@@ -152,7 +153,7 @@ impl TreeNode {
         self.let_go(link, Left::Kicked(reason));
     }
 
-    /// What speaks against taking a listener on (`S9`, `S10`, `B1`, `B12`). Identity first: a stranger learns nothing more.
+    /// What speaks against taking a listener on (`S9`, `S10`, `B1`, `B11`, `B12`). Identity first: a stranger learns nothing more.
     fn reason_to_refuse(&self, register: &Register, log: LogVerdict) -> Option<RefuseReason> {
         let listener = register.listener.id;
         if register.protocol != PROTOCOL_VERSION {
@@ -164,6 +165,10 @@ impl TreeNode {
             return Some(RefuseReason::Cluster {
                 ours: self.config.cluster,
             });
+        }
+        // Before its own log is compared it compares nobody's.
+        if !self.may_feed() {
+            return Some(RefuseReason::Uncompared);
         }
         if let LogVerdict::Differs { ours } = log
             && !self.config.lacks(Mutation::B12)

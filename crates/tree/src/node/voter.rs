@@ -44,6 +44,7 @@ impl TreeNode {
         self.voters = self.ranked(state);
         if self.leader == Some(self.config.id) {
             self.role = Role::Leader;
+            self.compared = true;
             if !self.config.lacks(Mutation::S10) {
                 self.kick_all(KickReason::Leader);
             }
@@ -60,6 +61,8 @@ impl TreeNode {
             "a listener was told that it heard the leader"
         );
         self.fresh = Freshness::heard(now);
+        // Raft compares the logs of voters.
+        self.compared = true;
     }
 
     /// A listener becomes a voter (`B16`): leaves its upstream, keeps its downstreams, and is their root from now on.

@@ -99,6 +99,7 @@ fn answer(id: u64, server: &Server) -> Answer {
         stale: server.stale,
         age: Duration::ZERO,
         draining: false,
+        uncompared: false,
         path: Path::try_from(ids).unwrap(),
         zone: zone(server.zone),
         capacity: N,
@@ -143,7 +144,7 @@ proptest! {
         config.zone = zone(my_zone);
         let upstreams = (1..=servers.len() as u64).map(address).collect();
         let saved = Saved { upstreams, ..Saved::default() };
-        let mut node = TreeNode::listener(Instant(0), config, saved, seed);
+        let mut node = TreeNode::listener(Instant(0), config, saved, OwnLog::Empty, seed);
         // A restart that knows one server waits first (B19).
         if servers.len() == 1 {
             node.handle_timeout(Instant(5_000_000));

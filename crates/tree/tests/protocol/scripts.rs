@@ -95,6 +95,8 @@ enum Command {
     Demote { name: Node, upstreams: Nodes },
     /// Says where a node's log ends. Example: log n2 7@1/c0ffee
     Log { name: Node, log: Log },
+    /// A listener's upstream finds its log to be a prefix of its own. Example: compared n4
+    Compared(Node),
     /// Sends a registration made by hand. Example: register n9 n2 cluster=1
     Register {
         listener: Node,
@@ -390,6 +392,7 @@ impl goldenscript::Runner for Runner {
             }
             Command::Promote(name) => self.net.promote(name.0),
             Command::Demote { name, upstreams } => self.net.demote(name.0, &upstreams.0),
+            Command::Compared(name) => self.net.compare_log(name.0),
             Command::Log { name, log } => self.net.set_log(name.0, log.0),
             Command::Register {
                 listener,
@@ -495,6 +498,7 @@ scripts! {
     B08_attached_while_the_root_was_stale
     B08_heartbeats_are_relayed_at_once
     B08_who_finds_nothing_fresher_stays
+    B11_who_is_not_compared_takes_nobody_on
     B12_a_listener_whose_log_differs_keeps_trying
     B12_strangers_are_refused
     B16_a_draining_node_hands_its_downstreams_over

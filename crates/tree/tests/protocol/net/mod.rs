@@ -203,7 +203,13 @@ impl Net {
         let seed = id * 1000 + host.life;
         let node = match host.voter {
             true => TreeNode::voter(host.config.clone(), host.disk.clone(), seed),
-            false => TreeNode::listener(now, host.config.clone(), host.disk.clone(), seed),
+            false => {
+                let log = match host.log == LogEnd::default() {
+                    true => OwnLog::Empty,
+                    false => OwnLog::Uncompared,
+                };
+                TreeNode::listener(now, host.config.clone(), host.disk.clone(), log, seed)
+            }
         };
         host.node = Some(node);
         self.drain(id);
@@ -356,6 +362,11 @@ impl Net {
     pub fn set_log(&mut self, id: u64, log: LogEnd) {
         self.hosts.get_mut(&id).unwrap().log = log;
         self.with(id, |node, _| node.handle_committed(log.position));
+    }
+
+    /// A listener's upstream finds its log to be a prefix of its own.
+    pub fn compare_log(&mut self, id: u64) {
+        self.with(id, |node, _| node.handle_log_compared());
     }
 
     /// Opens a connection to a node and sends it a registration as it is.

@@ -17,6 +17,7 @@ pub fn answer(answer: &Answer) -> String {
         ..
     } = answer;
     let state = match (answer.attached, answer.stale, answer.draining) {
+        _ if answer.uncompared => " uncompared",
         (_, _, true) => " draining",
         (false, _, _) => " detached",
         (true, true, _) => " stale",

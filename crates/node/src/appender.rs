@@ -56,9 +56,8 @@ pub(crate) async fn serve(
     let (sender, commands) = channel();
     let (heard, end) = (sender.heard.clone(), sender.end.clone());
     let (judge, theirs) = (core.clone(), register.last_log);
-    let verdict = tokio::task::spawn_blocking(move || verdict(&judge, theirs))
-        .await
-        .map_err(io::Error::other)?;
+    let judging = core.config.blocking.run(move || verdict(&judge, theirs));
+    let verdict = judging.await?;
     core.tree.tell(Input::Register {
         link,
         register,
@@ -319,10 +318,12 @@ impl Feed {
         {
             return Ok(None);
         }
-        let compared = tokio::task::spawn_blocking(move || log.chain_at(last.index)).await;
-        let ours = compared
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
+        let comparing = self
+            .core
+            .config
+            .blocking
+            .run(move || log.chain_at(last.index));
+        let ours = comparing.await?.map_err(io::Error::other)?;
         match ours {
             Some(ours) if ours.0 == from.chain => Ok(Some(Start::Entries(Empty {}))),
             Some(ours) => {

@@ -4,16 +4,36 @@
 //! - `applied-once`: an index at or below the applied one is never applied again.
 //! - `monotonic`: the applied index never goes back, except that installing a snapshot replaces the state by a later one.
 //!
-use crate::identity::write_durably;
+use crate::dir::Dir;
 use crate::member::Membership;
 use crate::position::Applied;
 use crate::state_machine::{Command, SnapshotSink, SnapshotSource, StateMachine};
 use bytes::Bytes;
 use eaves_log::{Frame, Kind, LogId};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
+
+/// Why a received state was not installed.
+#[derive(Debug)]
+pub(crate) enum InstallError {
+    /// The state is the old one, and the node goes on with it.
+    Refused(io::Error),
+    /// Which of the two states a restart finds is open. The node must stop; the marker is there, so that the next start takes whatever
+    /// it finds.
+    Broken(io::Error),
+}
+
+impl From<InstallError> for io::Error {
+    fn from(error: InstallError) -> io::Error {
+        match error {
+            InstallError::Refused(error) | InstallError::Broken(error) => error,
+        }
+    }
+}
+
+/// A file that exists between installing a snapshot and resetting the log.
+const MARKER: &str = "snapshot-installed";
 
 /// A state machine and where it stands. One per node, kept across changes of role.
 pub(crate) struct Applier {
@@ -22,13 +42,13 @@ pub(crate) struct Applier {
     state: Mutex<Applied>,
     applied: watch::Sender<Option<LogId>>,
     membership: watch::Sender<Membership>,
-    /// A file that exists between installing a snapshot and resetting the log.
-    marker: PathBuf,
+    /// Where [`MARKER`] is.
+    dir: Dir,
 }
 
 impl Applier {
     /// Takes over a state machine at its durable position.
-    pub fn open(machine: Arc<dyn StateMachine>, data_dir: &Path) -> io::Result<Arc<Applier>> {
+    pub fn open(machine: Arc<dyn StateMachine>, dir: Dir) -> io::Result<Arc<Applier>> {
         let state = match machine.position() {
             Some(position) => Applied::from_position(&position).map_err(io::Error::other)?,
             None => Applied::default(),
@@ -37,7 +57,7 @@ impl Applier {
             applied: watch::Sender::new(state.last),
             membership: watch::Sender::new(state.membership.1.clone()),
             state: Mutex::new(state),
-            marker: data_dir.join("snapshot-installed"),
+            dir,
             machine,
         }))
     }
@@ -129,19 +149,24 @@ impl Applier {
     }
 
     /// Replaces the state by a received one that stands at `at`, which must be later.
-    pub fn install(&self, sink: Box<dyn SnapshotSink>, at: Applied) -> io::Result<()> {
+    pub fn install(&self, sink: Box<dyn SnapshotSink>, at: Applied) -> Result<(), InstallError> {
         let mut state = self.state.lock().unwrap();
         if at.last <= state.last {
-            return Err(io::Error::other(format!(
+            return Err(InstallError::Refused(io::Error::other(format!(
                 "refuse a snapshot at {:?}: this node already stands at {:?}",
                 at.last, state.last
-            )));
+            ))));
         }
         // Until the log follows, the state is ahead of it; the marker tells a restart that this is no lost log.
-        write_durably(&self.marker, b"a snapshot was installed; the log follows\n")?;
+        self.dir
+            .write(MARKER, b"a snapshot was installed; the log follows\n")
+            .map_err(InstallError::Refused)?;
         if let Err(error) = sink.finish(at.to_position()) {
-            self.log_follows()?;
-            return Err(error);
+            if error.kind() != io::ErrorKind::InvalidData {
+                return Err(InstallError::Broken(error));
+            }
+            self.log_follows().map_err(InstallError::Broken)?;
+            return Err(InstallError::Refused(error));
         }
         *state = at;
         self.publish(&state);
@@ -150,15 +175,12 @@ impl Applier {
 
     /// The log was reset to where the installed state stands.
     pub fn log_follows(&self) -> io::Result<()> {
-        match std::fs::remove_file(&self.marker) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.dir.remove(MARKER)
     }
 
     /// Whether a snapshot was installed and the log may not have followed.
-    pub fn is_ahead_of_log(&self) -> bool {
-        self.marker.exists()
+    pub fn is_ahead_of_log(&self) -> io::Result<bool> {
+        self.dir.has(MARKER)
     }
 
     fn publish(&self, state: &Applied) {

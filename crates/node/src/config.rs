@@ -1,6 +1,7 @@
 //! What a node is told once: who it is, where it keeps its data, whom it talks to, and its bounds.
 
-use crate::flusher::Flushing;
+use crate::blocking::Blocking;
+use crate::dir::Dir;
 use crate::net::{Network, TcpNetwork};
 use crate::raft::RaftTimes;
 use crate::steps::StepObserver;
@@ -40,11 +41,11 @@ pub struct Config {
     pub snapshot_rate: u64,
     /// The network.
     pub network: Arc<dyn Network>,
-    /// The disk.
+    /// The disk, for all files of the node; the state machine's are its own.
     pub disk: Arc<dyn Disk>,
-    /// Where the log's flushes run.
-    pub flushing: Flushing,
-    /// Seed of the tree protocol's random choices.
+    /// Where work runs that blocks.
+    pub blocking: Blocking,
+    /// Seed of the node's random choices, of its id as a new listener too. No two nodes may have the same, nor two starts of one.
     pub seed: u64,
     /// Told of every step of a change of role; for tests.
     pub step_observer: Option<Arc<dyn StepObserver>>,
@@ -126,7 +127,7 @@ pub(crate) fn random_id(seed: u64) -> u64 {
 }
 
 /// A number nobody can guess or repeat.
-pub(crate) fn random_number() -> u64 {
+fn random_number() -> u64 {
     use rand::{RngCore, SeedableRng};
     rand::rngs::SmallRng::from_os_rng().next_u64()
 }
@@ -164,10 +165,15 @@ impl Config {
             snapshot_rate: 100 << 20,
             network: Arc::new(TcpNetwork),
             disk: Arc::new(RealDisk),
-            flushing: Flushing::Thread,
+            blocking: Blocking::Threads,
             seed: random_number(),
             step_observer: None,
         }
+    }
+
+    /// The data directory.
+    pub(crate) fn dir(&self) -> Dir {
+        Dir::new(self.disk.clone(), &self.data_dir)
     }
 }
 

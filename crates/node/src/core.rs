@@ -3,6 +3,7 @@
 //! A write or a read index that this node cannot serve goes one hop up, towards the leader: from a listener to its upstream, from a
 //! follower to the leader (B13). A call that left and got no answer is reported as such and never repeated (its outcome is unknown).
 
+use crate::admission::{Admission, MAX_UNFLUSHED_BYTES, Share};
 use crate::applier::Applier;
 use crate::committed::Committed;
 use crate::config::Config;
@@ -28,8 +29,10 @@ use crate::tree_loop::TreeHandle;
 use crate::unfed::Unfed;
 use bytes::Bytes;
 use eaves_log::Frame;
+use rand::RngCore;
+use rand::rngs::SmallRng;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -43,10 +46,6 @@ const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
 
 /// The largest command: a 1.5 MiB request with its overhead, as etcd bounds a proposal.
 pub const MAX_COMMAND_BYTES: usize = (1 << 20) + (1 << 19) + (64 << 10);
-
-/// Bytes of commands taken on by this node, proposed here or passed on, and not yet answered. One more command is answered "too many
-/// requests": the group cannot keep up, and a queue without end would only make everybody wait longer.
-pub(crate) const MAX_UNANSWERED_BYTES: usize = 64 << 20;
 
 /// A leader that was silent, or heard no quorum, for so many election timeouts leads no more as far as anybody can tell.
 const SILENT_ELECTIONS: u32 = 4;
@@ -78,8 +77,8 @@ pub(crate) struct Core {
     /// When each peer was last heard, to rank alternatives (B2).
     pub heard: Mutex<HashMap<u64, Instant>>,
     pub stopping: watch::Sender<bool>,
-    /// Bytes of commands that wait for their answers.
-    pub unanswered_bytes: AtomicUsize,
+    /// The commands that this node has taken on.
+    pub admission: Arc<Admission>,
     /// Reads that wait for a read index.
     pub reads: Reads,
     /// The link a listener takes entries from.
@@ -102,6 +101,8 @@ pub(crate) struct Core {
     pub apply_turn: tokio::sync::Mutex<()>,
     /// Held while the tree loop's file is written. Who stops the node waits for it: the next one in this directory writes it, too.
     pub save_turn: tokio::sync::Mutex<()>,
+    /// Where this node's random numbers come from.
+    pub random: Mutex<SmallRng>,
     /// This node's time in its present role; locked by whoever changes the role.
     pub tenure: tokio::sync::Mutex<Tenure>,
     /// The change of roles that this node, as leader, carries out or has carried out last.
@@ -213,11 +214,11 @@ impl Core {
         if command.len() > MAX_COMMAND_BYTES {
             return Err(WriteError::TooLarge(command.len()));
         }
-        let _unanswered = Unanswered::take(self, command.len())?;
+        let share = Arc::new(self.admission.take(command.len())?);
         loop {
             let attempt = tokio::time::timeout_at(
                 deadline,
-                self.write_once(command.clone(), leader_only, deadline),
+                self.write_once(command.clone(), &share, leader_only, deadline),
             )
             .await;
             let error = match attempt {
@@ -235,11 +236,15 @@ impl Core {
     async fn write_once(
         &self,
         command: Bytes,
+        share: &Arc<Share>,
         leader_only: bool,
         deadline: Instant,
     ) -> Result<(u64, Bytes), WriteError> {
         match self.up(leader_only) {
-            Up::Here(consensus) => consensus.write(command).await,
+            Up::Here(_) if self.flusher.log().stats().waiting_bytes > MAX_UNFLUSHED_BYTES => {
+                Err(self.admission.refuse())
+            }
+            Up::Here(consensus) => consensus.write(command, share.clone()).await,
             Up::Nowhere(why) => Err(WriteError::NoLeader(why)),
             Up::At {
                 address,
@@ -298,6 +303,11 @@ impl Core {
         }
     }
 
+    /// A number that nobody else has.
+    pub fn random_number(&self) -> u64 {
+        self.random.lock().unwrap().next_u64()
+    }
+
     /// Reads entries; those that left the cache on a thread where a disk may be slow (B10).
     pub async fn read_log(
         &self,
@@ -308,9 +318,14 @@ impl Core {
         let log = self.flusher.log().clone();
         match log.is_cached(from) {
             true => log.read(from, to, max_bytes),
-            false => tokio::task::spawn_blocking(move || log.read(from, to, max_bytes))
-                .await
-                .expect("a read ends"),
+            false => {
+                let reading = move || log.read(from, to, max_bytes);
+                self.config
+                    .blocking
+                    .run(reading)
+                    .await
+                    .expect("a read ends")
+            }
         }
     }
 
@@ -384,33 +399,10 @@ impl Core {
     pub fn fail(&self, what: &str, error: impl std::fmt::Display) {
         let text = format!("{what}: {error}");
         tracing::error!("{text}");
+        // Perhaps it is space that was missing, and the next start needs some.
+        self.snapshots.inbox.give_back();
         let _ = self.events.send(NodeEvent::Failed(text));
         self.stopping.send_replace(true);
-    }
-}
-
-/// A command's share of [`MAX_UNANSWERED_BYTES`], given back when it is answered or given up.
-struct Unanswered<'a> {
-    core: &'a Core,
-    bytes: usize,
-}
-
-impl<'a> Unanswered<'a> {
-    fn take(core: &'a Core, bytes: usize) -> Result<Unanswered<'a>, WriteError> {
-        let before = core.unanswered_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let taken = Unanswered { core, bytes };
-        match before + bytes > MAX_UNANSWERED_BYTES {
-            true => Err(WriteError::Busy),
-            false => Ok(taken),
-        }
-    }
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        self.core
-            .unanswered_bytes
-            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -475,5 +467,15 @@ mod tests {
         }
         assert_eq!(read.to_string(), "no leader: nobody leads");
         assert_eq!(write.to_string(), "outcome unknown: the leader is gone");
+    }
+
+    /// What was not done is tried again, so it must be certain that it was not.
+    #[test]
+    fn a_write_whose_answer_is_lost_may_have_been_done() {
+        let told = |error| write_error(error).to_string();
+        let lost = told(CallError::Lost("connection closed".into()));
+        assert_eq!(lost, "outcome unknown: connection closed");
+        let not_sent = told(CallError::NotSent("connection refused".into()));
+        assert_eq!(not_sent, "no leader: connection refused");
     }
 }

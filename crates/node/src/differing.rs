@@ -2,9 +2,8 @@
 //! finds the log to be its own after all: what the upstreams purge meanwhile can no longer be compared, and a snapshot in its place
 //! would silently overwrite what an administrator has to look at.
 
-use crate::identity::write_durably;
+use crate::dir::Dir;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Exists while the log differs, and says how.
@@ -12,21 +11,17 @@ const FILE: &str = "log-differs";
 
 /// Whether the log was found to differ, and how.
 pub(crate) struct Differing {
-    file: PathBuf,
+    dir: Dir,
     how: Mutex<Option<String>>,
 }
 
 impl Differing {
     /// What an earlier run found.
-    pub fn open(data_dir: &Path) -> io::Result<Differing> {
-        let file = data_dir.join(FILE);
-        let how = match std::fs::read_to_string(&file) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
+    pub fn open(dir: Dir) -> io::Result<Differing> {
+        let found = dir.read(FILE)?;
+        let how = found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Ok(Differing {
-            file,
+            dir,
             how: Mutex::new(how),
         })
     }
@@ -36,8 +31,8 @@ impl Differing {
         let mut known = self.how.lock().unwrap();
         if known.is_none() {
             *known = Some(how.into());
-            if let Err(error) = write_durably(&self.file, how.as_bytes()) {
-                tracing::error!("write {}: {error}", self.file.display());
+            if let Err(error) = self.dir.write(FILE, how.as_bytes()) {
+                tracing::error!("write {FILE} in {}: {error}", self.dir.path().display());
             }
         }
     }
@@ -46,9 +41,9 @@ impl Differing {
     pub fn agrees(&self) {
         let mut known = self.how.lock().unwrap();
         if known.take().is_some()
-            && let Err(error) = std::fs::remove_file(&self.file)
+            && let Err(error) = self.dir.remove(FILE)
         {
-            tracing::error!("remove {}: {error}", self.file.display());
+            tracing::error!("remove {FILE} in {}: {error}", self.dir.path().display());
         }
     }
 
@@ -67,20 +62,22 @@ impl Differing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eaves_log::sim::SimDisk;
+    use std::sync::Arc;
 
     #[test]
     fn what_was_found_is_remembered_until_a_log_agrees() {
-        let dir = tempfile::tempdir().unwrap();
-        let differing = Differing::open(dir.path()).unwrap();
+        let dir = Dir::new(Arc::new(SimDisk::new()), "/data");
+        let differing = Differing::open(dir.clone()).unwrap();
         differing.check().unwrap();
         differing.found("at index 7");
         differing.found("at index 9");
 
-        let again = Differing::open(dir.path()).unwrap();
+        let again = Differing::open(dir.clone()).unwrap();
         let refusal = again.check().unwrap_err().to_string();
         assert!(refusal.contains("at index 7"), "{refusal}");
         again.agrees();
         again.check().unwrap();
-        Differing::open(dir.path()).unwrap().check().unwrap();
+        Differing::open(dir.clone()).unwrap().check().unwrap();
     }
 }

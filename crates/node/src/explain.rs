@@ -115,6 +115,7 @@ fn in_words(verdict: Verdict) -> String {
         Verdict::Loop => "is this listener itself or hangs below it",
         Verdict::TooDeep => "is at the end of the longest path that is allowed",
         Verdict::Draining => "is draining",
+        Verdict::Uncompared => "takes nobody on before its own log is compared (B11)",
         Verdict::Avoided => "is to be avoided",
         Verdict::Kicker => "has just kicked it off",
         Verdict::Current => "is the upstream it had",

@@ -1,25 +1,15 @@
 //! Runs the log's flushes, and tells who waits for them.
 //!
-//! The log queues; this decides where the blocking part runs. In production that is one thread per node, so that an fsync never holds
-//! up the node's event loop; with [`Flushing::Inline`] it is a task on the node's own runtime, which is what a simulator with virtual
-//! time needs, where no real thread may exist.
+//! The log queues; this runs the blocking part, where [`Blocking`] says: on one thread per node, so that an fsync never holds up the
+//! node's event loop, or as a task on the node's own runtime.
 
+use crate::blocking::Blocking;
 use eaves_log::{Log, Ticket};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-
-/// Where flushes run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Flushing {
-    /// On a thread of their own.
-    #[default]
-    Thread,
-    /// On the node's runtime, each taking this long by the runtime's clock.
-    Inline(Duration),
-}
 
 type Waiter = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -34,7 +24,7 @@ pub(crate) struct Flusher {
 
 /// Wakes the thread or the task, whichever it is.
 struct Signal {
-    flushing: Flushing,
+    blocking: Blocking,
     state: Mutex<SignalState>,
     changed: Condvar,
     notify: Notify,
@@ -48,9 +38,9 @@ struct SignalState {
 
 impl Flusher {
     /// Starts flushing `log`. Inline flushing must be started inside a tokio runtime.
-    pub fn start(log: Log, flushing: Flushing) -> io::Result<Arc<Flusher>> {
+    pub fn start(log: Log, blocking: Blocking) -> io::Result<Arc<Flusher>> {
         let signal = Signal {
-            flushing,
+            blocking,
             state: Mutex::new(SignalState::default()),
             changed: Condvar::new(),
             notify: Notify::new(),
@@ -63,13 +53,13 @@ impl Flusher {
             log,
         });
         let runner = flusher.clone();
-        match flushing {
-            Flushing::Thread => {
+        match blocking {
+            Blocking::Threads => {
                 std::thread::Builder::new()
                     .name("eaves-flush".into())
                     .spawn(move || runner.run_thread())?;
             }
-            Flushing::Inline(latency) => {
+            Blocking::Inline(latency) => {
                 tokio::spawn(async move { runner.run_inline(latency).await });
             }
         }
@@ -110,6 +100,18 @@ impl Flusher {
     /// The first index that is not yet on disk, as it grows. A truncation may take it back.
     pub fn durable_end(&self) -> watch::Receiver<u64> {
         self.durable_end.subscribe()
+    }
+
+    /// Waits while more than `max_waiting_bytes` wait for the disk.
+    pub async fn room(&self, max_waiting_bytes: u64) -> io::Result<()> {
+        let mut durable_end = self.durable_end();
+        loop {
+            durable_end.borrow_and_update();
+            if self.log.stats().waiting_bytes <= max_waiting_bytes {
+                return Ok(());
+            }
+            durable_end.changed().await.map_err(|_| stopped())?;
+        }
     }
 
     /// The error that broke the log, once there is one. The node must stop: nothing more can be acknowledged.
@@ -153,9 +155,8 @@ impl Flusher {
             return false;
         };
         let result = self.log.flushed(job.run());
-        let durable = end(&self.log);
-        self.durable_end
-            .send_if_modified(|known| std::mem::replace(known, durable) != durable);
+        // Also where the end is the one it was: a log that was cut and grew again to where it ended has made room all the same.
+        self.durable_end.send_replace(end(&self.log));
         match result {
             Ok(ticket) => self.answer(|waiting| waiting <= ticket, || Ok(())),
             Err(poisoned) => {
@@ -202,9 +203,9 @@ impl Flusher {
 impl Signal {
     fn raise(&self, set: impl FnOnce(&mut SignalState)) {
         set(&mut self.state.lock().unwrap());
-        match self.flushing {
-            Flushing::Thread => self.changed.notify_one(),
-            Flushing::Inline(_) => self.notify.notify_one(),
+        match self.blocking {
+            Blocking::Threads => self.changed.notify_one(),
+            Blocking::Inline(_) => self.notify.notify_one(),
         }
     }
 
@@ -255,16 +256,16 @@ mod tests {
         Frame::encode(LogId { term: 1, index }, Kind::Blank, &[])
     }
 
-    async fn started(flushing: Flushing) -> (Arc<SimDisk>, Arc<Flusher>) {
+    async fn started(blocking: Blocking) -> (Arc<SimDisk>, Arc<Flusher>) {
         let disk = Arc::new(SimDisk::new());
         let (log, _) = Log::open(disk.clone(), Path::new("/log"), Options::default()).unwrap();
-        (disk, Flusher::start(log, flushing).unwrap())
+        (disk, Flusher::start(log, blocking).unwrap())
     }
 
     #[tokio::test]
     async fn a_ticket_that_an_earlier_flush_covered_is_answered() {
-        for flushing in [Flushing::Thread, Flushing::Inline(Duration::ZERO)] {
-            let (_, flusher) = started(flushing).await;
+        for blocking in [Blocking::Threads, Blocking::Inline(Duration::ZERO)] {
+            let (_, flusher) = started(blocking).await;
             let ticket = flusher.log().append(&[frame(0)]).unwrap();
             flusher.durable(ticket).await.unwrap();
             flusher.durable(ticket).await.unwrap();
@@ -276,8 +277,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn room_is_made_by_a_flush_that_ends_where_the_one_before_did() {
+        let (_, flusher) = started(Blocking::Inline(Duration::ZERO)).await;
+        let ticket = flusher.log().append(&[frame(0), frame(1)]).unwrap();
+        flusher.durable(ticket).await.unwrap();
+        flusher.log().truncate_after(Some(0)).unwrap();
+        let ticket = flusher.log().append(&[frame(1)]).unwrap();
+        let mut room = std::pin::pin!(flusher.room(0));
+        let waits = futures_util::poll!(&mut room);
+        assert!(waits.is_pending(), "nobody has said yet that there is work");
+        flusher.durable(ticket).await.unwrap();
+        let room = tokio::time::timeout(Duration::from_secs(60), room).await;
+        room.expect("there is room, and nobody says so").unwrap();
+    }
+
+    #[tokio::test]
     async fn everybody_hears_of_a_broken_disk_those_who_ask_later_too() {
-        let (disk, flusher) = started(Flushing::Thread).await;
+        let (disk, flusher) = started(Blocking::Threads).await;
         let ticket = flusher.log().append(&[frame(0)]).unwrap();
         flusher.durable(ticket).await.unwrap();
         disk.fail_syncs_after(0);

@@ -4,9 +4,8 @@
 //! under another's name. The file is small text, so that a person can read it; its checksum makes damage an error instead of a
 //! stranger.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use crate::dir::Dir;
+use std::path::Path;
 
 /// The file's name in a data directory.
 pub(crate) const FILE: &str = "identity";
@@ -99,7 +98,7 @@ pub enum IdentityError {
     },
     /// `eaves recover` was making it, and did not come to its end.
     #[error(
-        "data directory {dir} is not whole, since `eaves recover` was interrupted while making it: run the same command again, which makes it anew, or remove the directory"
+        "data directory {dir} is not whole, since `eaves recover` was interrupted while making it: remove all directories that it was to make and run it again"
     )]
     Unfinished {
         /// The directory.
@@ -117,32 +116,25 @@ pub enum IdentityError {
 
 impl Identity {
     /// Reads the identity of `dir`; `None` if it is a new directory.
-    pub fn load(dir: &Path) -> Result<Option<Identity>, IdentityError> {
-        crate::recover::check_whole(dir)?;
-        let file = dir.join(FILE);
-        match fs::read_to_string(&file) {
-            Ok(text) => parse(&text)
+    pub fn load(dir: &Dir) -> Result<Option<Identity>, IdentityError> {
+        crate::recover::check_whole_in(dir)?;
+        let file = || dir.path().join(FILE).display().to_string();
+        let at_file = |cause| IdentityError::Io {
+            file: file(),
+            cause,
+        };
+        match dir.read(FILE).map_err(at_file)? {
+            Some(bytes) => std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(parse)
                 .map(Some)
-                .ok_or_else(|| IdentityError::Damaged {
-                    file: file.display().to_string(),
+                .ok_or_else(|| IdentityError::Damaged { file: file() }),
+            None => match dir.join("log").list().map_err(at_file)?.is_empty() {
+                true => Ok(None),
+                false => Err(IdentityError::Missing {
+                    dir: dir.path().display().to_string(),
                 }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                match dir.join("log").exists() {
-                    true => Err(IdentityError::Missing {
-                        dir: dir.display().to_string(),
-                    }),
-                    false => Ok(None),
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Err(IdentityError::Damaged {
-                    file: file.display().to_string(),
-                })
-            }
-            Err(cause) => Err(IdentityError::Io {
-                file: file.display().to_string(),
-                cause,
-            }),
+            },
         }
     }
 
@@ -152,12 +144,12 @@ impl Identity {
     }
 
     /// Writes it, durably.
-    pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        let file = dir.join(FILE);
-        write_durably(&file, self.to_text().as_bytes()).map_err(|cause| IdentityError::Io {
-            file: file.display().to_string(),
-            cause,
-        })
+    pub fn save(&self, dir: &Dir) -> Result<(), IdentityError> {
+        dir.write(FILE, self.to_text().as_bytes())
+            .map_err(|cause| IdentityError::Io {
+                file: dir.path().join(FILE).display().to_string(),
+                cause,
+            })
     }
 
     /// Checks it against what the node was started for; `None` means whatever it is. The command line says what the directory was made
@@ -276,26 +268,16 @@ fn parse(text: &str) -> Option<Identity> {
     })
 }
 
-/// Replaces a small file so that a crash leaves the old or the new one, and the new one is on disk when this returns.
-pub(crate) fn write_durably(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = PathBuf::from(format!("{}.new", file.display()));
-    let mut handle = fs::File::create(&new)?;
-    handle.write_all(bytes)?;
-    handle.sync_all()?;
-    fs::rename(&new, file)?;
-    match file.parent() {
-        Some(dir) => fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eaves_log::sim::SimDisk;
+    use std::sync::Arc;
 
     #[test]
     fn every_flipped_byte_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
+        let disk = SimDisk::new();
+        let dir = Dir::new(Arc::new(disk.clone()), "/data");
         let identity = Identity {
             cluster_id: Some(0xfeed),
             node_id: 7,
@@ -304,17 +286,17 @@ mod tests {
             keep_below: Some(13),
             name: "v1".into(),
         };
-        identity.save(dir.path()).unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap(), Some(identity.clone()));
-        let whole = fs::read(dir.path().join(FILE)).unwrap();
-        for position in 0..whole.len() {
-            let mut damaged = whole.clone();
-            damaged[position] ^= 0x04;
-            fs::write(dir.path().join(FILE), damaged).unwrap();
-            match Identity::load(dir.path()) {
+        identity.save(&dir).unwrap();
+        assert_eq!(Identity::load(&dir).unwrap(), Some(identity.clone()));
+        let file = dir.path().join(FILE);
+        for position in 0..disk.contents(&file).len() {
+            let flip = |bytes: &mut Vec<u8>| bytes[position] ^= 0x04;
+            disk.edit(&file, flip);
+            match Identity::load(&dir) {
                 Ok(read) => assert_eq!(read, Some(identity.clone()), "byte {position}"),
                 Err(error) => assert!(error.to_string().contains("is damaged"), "{error}"),
             }
+            disk.edit(&file, flip);
         }
     }
 
@@ -390,11 +372,11 @@ mod tests {
 
     #[test]
     fn data_without_identity_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap(), None);
-        fs::create_dir(dir.path().join("log")).unwrap();
+        let dir = Dir::new(Arc::new(SimDisk::new()), "/data");
+        assert_eq!(Identity::load(&dir).unwrap(), None);
+        dir.join("log").create("a segment").unwrap();
         assert!(matches!(
-            Identity::load(dir.path()),
+            Identity::load(&dir),
             Err(IdentityError::Missing { .. })
         ));
     }

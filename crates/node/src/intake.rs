@@ -3,6 +3,7 @@
 //! Entries are verified, appended, and known committed from that moment: what is below gets them, and the state machine, before this
 //! node's disk has them (B11). The picture of the exchange is in [`crate::appender`].
 
+use crate::applier::InstallError;
 use crate::core::Core;
 use crate::links::{LinkCommand, WINDOW_BYTES, obey, overdue, session};
 use crate::message::{EntriesHead, FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
@@ -16,7 +17,7 @@ use crate::tree_wire::RegisterBytes;
 use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
 use bytes::Bytes;
 use eaves_log::{Base, Frame};
-use eaves_tree::{Address, LinkId, LogPosition, Message, Register};
+use eaves_tree::{Address, Heartbeat, LinkId, LogPosition, Message, Register};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -240,10 +241,8 @@ impl Intake {
     /// Passes a message of the protocol on to it. A heartbeat says, too, how far the upstream is.
     fn pass_on(&self, message: Message) {
         if let Message::Heartbeat(heartbeat) = &message {
-            let none = heartbeat.committed == LogPosition::default();
-            let told_end = heartbeat.committed.index + u64::from(!none);
             let following = &self.core.following;
-            following.heard(self.link, told_end, self.own_end());
+            following.heard(self.link, told_end(heartbeat), self.own_end());
         }
         let link = self.link;
         self.core.tree.tell(Input::Session { link, message });
@@ -283,12 +282,12 @@ impl Intake {
     }
 
     async fn say(&self, writer: &mut (dyn AsyncWrite + Send + Unpin), say: Say) -> io::Result<()> {
-        let log = self.core.flusher.log();
         match say {
             Say::FeedFrom => {
+                let end = self.core.flusher.log().end();
                 let from = FeedFrom {
-                    last: log.last_id().map(LogIdBytes::from),
-                    chain: log.last_chain().0,
+                    last: end.last.map(LogIdBytes::from),
+                    chain: end.chain.0,
                 };
                 write_packet(writer, Kind::FeedFrom, &from, &[]).await
             }
@@ -344,6 +343,7 @@ impl Intake {
     /// The upstream feeds from here on: counts how long nobody did.
     fn fed(&self) {
         self.core.differing.agrees();
+        self.core.tree.tell(Input::Compared);
         let Some(gap) = self.core.unfed.end() else {
             return;
         };
@@ -396,7 +396,14 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// Cuts a packet's tail into entries, verifying each (B12).
-fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
+/// Up to where a heartbeat says that the log is committed, one past it.
+pub(crate) fn told_end(heartbeat: &Heartbeat) -> u64 {
+    let none = heartbeat.committed == LogPosition::default();
+    heartbeat.committed.index + u64::from(!none)
+}
+
+/// The entries in the tail of a packet, every checksum verified.
+pub(crate) fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
     let mut frames = Vec::new();
     while let Some(frame) =
         Frame::split_from_bytes(&mut tail).map_err(|error| garbage(error.to_string()))?
@@ -437,9 +444,15 @@ async fn install(
     let at = incoming.manifest.at.clone();
     if at.last > core.applier.state().last {
         let applier = core.applier.clone();
-        tokio::task::spawn_blocking(move || applier.install(sink, at))
-            .await
-            .map_err(io::Error::other)??;
+        let installing = core.config.blocking.run(move || applier.install(sink, at));
+        match installing.await.map_err(InstallError::Broken).flatten() {
+            Ok(()) => {}
+            Err(InstallError::Refused(error)) => return Err(error),
+            Err(InstallError::Broken(error)) => {
+                core.fail("install a snapshot", &error);
+                return Err(error);
+            }
+        }
     }
     // Now, or since an install that an I/O error ended before this, the state is ahead of the log.
     let state = core.applier.state();

@@ -5,6 +5,7 @@
 //! entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours.
 
 use crate::applier::Applier;
+use crate::blocking::Blocking;
 use crate::flusher::Flusher;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,7 @@ pub(crate) struct Keeper {
     flusher: Arc<Flusher>,
     applier: Arc<Applier>,
     retention_bytes: u64,
+    blocking: Blocking,
     /// One past the last index in the durable state.
     persisted_end: watch::Sender<u64>,
     /// On a voter: tells Raft that the log up to an index should go.
@@ -44,12 +46,18 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(flusher: Arc<Flusher>, applier: Arc<Applier>, retention_bytes: u64) -> Arc<Keeper> {
+    pub fn new(
+        flusher: Arc<Flusher>,
+        applier: Arc<Applier>,
+        retention_bytes: u64,
+        blocking: Blocking,
+    ) -> Arc<Keeper> {
         let persisted_end = watch::Sender::new(applier.state().next_index());
         Arc::new(Keeper {
             flusher,
             applier,
             retention_bytes,
+            blocking,
             persisted_end,
             purge: Mutex::default(),
             held_from: AtomicU64::new(u64::MAX),
@@ -129,9 +137,7 @@ impl Keeper {
         // Even when nothing was applied since: the state machine may have work of its own left, such as a compaction.
         let applier = self.applier.clone();
         let persist = move || applier.persist(durable_index);
-        let persisted = tokio::task::spawn_blocking(persist)
-            .await
-            .map_err(io::Error::other)??;
+        let persisted = self.blocking.run(persist).await??;
         self.persisted_end.send_if_modified(|known| {
             let moved = persisted.is_some_and(|index| index + 1 > *known);
             if moved {

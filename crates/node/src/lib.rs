@@ -1,18 +1,24 @@
 //! Eaves, the library: a replicated log with a tree of listeners.
 #![warn(missing_docs)]
 
+mod admission;
 mod appender;
 mod applier;
+mod blocking;
 mod committed;
 mod config;
 mod core;
 mod cpu;
 mod describe;
 mod differing;
+mod dir;
 mod edges;
 mod error;
 mod explain;
 mod flusher;
+mod former;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod identity;
 mod intake;
 mod keeper;
@@ -31,6 +37,7 @@ mod raft;
 mod reads;
 mod recover;
 mod roles;
+mod saved;
 mod small_state;
 mod snapshot;
 mod state_machine;
@@ -45,9 +52,13 @@ mod what_if;
 mod wire;
 
 pub use crate::core::{MAX_COMMAND_BYTES, REQUEST_TIMEOUT};
+pub use admission::{
+    ALWAYS_COMMANDS, AdmissionCounts, MAX_UNANSWERED_BYTES, MAX_UNANSWERED_COMMANDS,
+    MAX_UNFLUSHED_BYTES, MAX_WAIT,
+};
+pub use blocking::Blocking;
 pub use config::{Config, Founder, Group, StartAs};
 pub use error::{ReadError, StartError, SteerError, WriteError};
-pub use flusher::Flushing;
 pub use identity::IdentityError;
 pub use member::Member;
 pub use net::{CONNECT_TIMEOUT, Connection, Listener, Network, Task, TcpNetwork};

@@ -11,7 +11,7 @@ use crate::tree_wire::AnswerBytes;
 use prost::{Message, Oneof};
 
 /// The version of everything between peers. A peer of another version is refused with both numbers (B12).
-pub(crate) const PROTOCOL_VERSION: u32 = 2;
+pub(crate) const PROTOCOL_VERSION: u32 = 3;
 
 /// First on every connection.
 #[derive(Clone, PartialEq, Message)]
@@ -98,7 +98,7 @@ pub(crate) enum Reason {
 pub(crate) struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 21")]
+    #[prost(oneof = "Call", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 21")]
     pub call: Option<Call>,
 }
 
@@ -125,6 +125,9 @@ pub(crate) enum Call {
     /// An administrator's, for the node asked.
     #[prost(message, tag = "11")]
     Order(OrderCall),
+    /// Of a leader that was asked for a read index.
+    #[prost(message, tag = "12")]
+    Confirm(ConfirmCall),
     #[prost(message, tag = "21")]
     Roles(RolesCall),
 }
@@ -208,6 +211,13 @@ pub(crate) struct VoteReply {
     pub granted: bool,
     #[prost(message, optional, tag = "3")]
     pub last_log_id: Option<LogIdBytes>,
+}
+
+/// Whether the voter follows who leads by this vote, and has promised nobody else to follow. It is done if so, and rejected if not.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct ConfirmCall {
+    #[prost(message, required, tag = "1")]
+    pub vote: VoteBytes,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

@@ -6,6 +6,10 @@ use crate::status::{Missing, TreePicture, TreeRow};
 /// How many names are suggested to who wrote a wrong one.
 const SUGGESTED_MAX: usize = 3;
 
+/// Longer texts are compared with no name: the time that takes is the product of both lengths, for every node of the tree, and a client
+/// may send a text of megabytes.
+const COMPARED_MAX_BYTES: usize = 256;
+
 /// The one row that `text` names: a name that no other node has, or an id in decimal or hexadecimal.
 pub(crate) fn find<'a>(picture: &'a TreePicture, text: &str) -> Result<&'a TreeRow, SteerError> {
     let rows = &picture.rows;
@@ -22,16 +26,35 @@ pub(crate) fn find<'a>(picture: &'a TreePicture, text: &str) -> Result<&'a TreeR
             )));
         }
     }
-    let ids = [text.parse().ok(), u64::from_str_radix(text, 16).ok()];
-    let by_id = ids
+    let by_id = ids(text)
         .into_iter()
         .flatten()
         .find_map(|id| rows.iter().find(|row| row.id == id));
-    by_id.ok_or_else(|| {
-        let mut missing = picture.missing.iter();
-        let silent = missing.find(|one| one.name == text || ids.contains(&Some(one.id)));
-        silent.map_or_else(|| unknown(rows, text), unreachable)
-    })
+    by_id.ok_or_else(|| silent(picture, text).map_or_else(|| unknown(rows, text), unreachable))
+}
+
+/// The id of the one node that `text` names, of one that does not answer too, if the tree knows it.
+pub(crate) fn find_id(picture: &TreePicture, text: &str) -> Result<u64, SteerError> {
+    match find(picture, text) {
+        Ok(row) => Ok(row.id),
+        Err(SteerError::Unreachable(why)) => {
+            let silent = silent(picture, text).map(|one| one.id);
+            silent.ok_or(SteerError::Unreachable(why))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A node that did not answer, by its name or id.
+fn silent<'a>(picture: &'a TreePicture, text: &str) -> Option<&'a Missing> {
+    let ids = ids(text);
+    let mut missing = picture.missing.iter();
+    missing.find(|one| one.name == text || ids.contains(&Some(one.id)))
+}
+
+/// What a text may be as an id.
+fn ids(text: &str) -> [Option<u64>; 2] {
+    [text.parse().ok(), u64::from_str_radix(text, 16).ok()]
 }
 
 fn unreachable(missing: &Missing) -> SteerError {
@@ -46,8 +69,15 @@ fn unreachable(missing: &Missing) -> SteerError {
 }
 
 fn unknown(rows: &[TreeRow], text: &str) -> SteerError {
+    if text.len() > COMPARED_MAX_BYTES {
+        return SteerError::Unknown(format!(
+            "no node of the tree has a name of {} bytes: `eaves tree` shows all that can be reached",
+            text.len()
+        ));
+    }
     let mut close: Vec<(usize, &str)> = rows
         .iter()
+        .filter(|row| row.name.len() <= COMPARED_MAX_BYTES)
         .map(|row| (distance(&row.name, text), row.name.as_str()))
         .filter(|(distance, name)| *distance <= 1 + text.chars().count() / 4 && !name.is_empty())
         .collect();
@@ -90,6 +120,15 @@ fn distance(one: &str, other: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_any_length_is_refused_and_neither_compared_nor_repeated() {
+        let text = "x".repeat(1 << 20);
+        let error = find(&TreePicture::default(), &text)
+            .unwrap_err()
+            .to_string();
+        assert!(error.len() < 200, "{error}");
+    }
 
     #[test]
     fn distances_are_the_textbooks() {

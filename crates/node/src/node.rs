@@ -5,6 +5,7 @@
 //!
 //! What an administrator asks of another node than this one travels as an order, whatever it is: see `orders`.
 
+use crate::admission::AdmissionCounts;
 use crate::committed::Committed;
 use crate::config::Config;
 use crate::core::{Core, REQUEST_TIMEOUT, RoleState};
@@ -33,7 +34,9 @@ use crate::tree_loop::TreeHandle;
 use crate::unfed::Unfed;
 use bytes::Bytes;
 use eaves_log::DirLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -58,7 +61,8 @@ impl Node {
     ///
     /// A listener that has never met its cluster returns once it has: its upstream list must name somebody who answers.
     pub async fn start(config: Config, machine: Arc<dyn StateMachine>) -> Result<Node, StartError> {
-        let lock = Arc::new(DirLock::acquire(&config.data_dir)?);
+        let lock = Arc::new(DirLock::acquire(&*config.disk, &config.data_dir)?);
+        config.dir().settle()?;
         let listener = config.network.listen(&config.listen_peer).await;
         let listener = listener.map_err(|cause| StartError::Listen {
             address: config.listen_peer.clone(),
@@ -70,8 +74,14 @@ impl Node {
         };
         let (mut identity, kept) = opening::identify(&config).await?;
         let applier = opening::open_state(&config, machine)?;
-        let flusher = opening::open_log(&config, &mut identity, &applier).await?;
-        let keeper = Keeper::new(flusher.clone(), applier.clone(), config.log_retention_bytes);
+        let snapshots = Snapshots::open(&config)?;
+        let flusher = opening::open_log(&config, &mut identity, &applier, &snapshots).await?;
+        let keeper = Keeper::new(
+            flusher.clone(),
+            applier.clone(),
+            config.log_retention_bytes,
+            config.blocking,
+        );
         let cluster_id = identity
             .cluster_id
             .expect("an identified node knows its cluster");
@@ -80,7 +90,6 @@ impl Node {
             node_id: identity.node_id,
         };
         let peers = Peers::new(config.network.clone(), me);
-        let snapshots = Snapshots::open(&config.data_dir, config.snapshot_rate)?;
         let (tree, ends) = TreeHandle::new();
         let role = match identity.is_voter {
             true => Role::Follower,
@@ -98,7 +107,7 @@ impl Node {
         };
         let core = Arc::new(Core {
             cluster_id,
-            origin: Origin::load(&config.data_dir),
+            origin: Origin::load(&config.dir()),
             node_id: identity.node_id,
             address,
             committed: Committed::new(applier.state().last),
@@ -108,11 +117,11 @@ impl Node {
             role: RwLock::new(RoleState::Listener),
             heard: Mutex::default(),
             stopping: watch::Sender::new(false),
-            unanswered_bytes: AtomicUsize::new(0),
+            admission: Arc::default(),
             reads: Reads::default(),
             following: Following::default(),
             unfed: Unfed::default(),
-            differing: Differing::open(&config.data_dir)?,
+            differing: Differing::open(config.dir())?,
             edges: Edges::default(),
             feed_cpu: CpuMeter::default(),
             connections: Connections::default(),
@@ -120,6 +129,7 @@ impl Node {
             snapshots,
             apply_turn: tokio::sync::Mutex::default(),
             save_turn: tokio::sync::Mutex::default(),
+            random: Mutex::new(SmallRng::seed_from_u64(config.seed)),
             tenure: tokio::sync::Mutex::new(Tenure::new(identity)),
             changes: Changes::default(),
             config,
@@ -156,6 +166,11 @@ impl Node {
             tracing::debug!("answer a write before it is applied here: this node is far behind");
         }
         Ok(answer)
+    }
+
+    /// The commands this node has taken on, of its own clients and of nodes below.
+    pub fn admission(&self) -> AdmissionCounts {
+        self.core.admission.counts()
     }
 
     /// Returns when everything committed before the call began is applied on this node (a read index; Raft dissertation 6.4).
@@ -235,6 +250,11 @@ impl Node {
         progress: impl FnMut(String) + Send,
     ) -> Result<String, RoleChangeError> {
         roles::change_role(&self.core, change, progress).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// What happens on this node from now on.

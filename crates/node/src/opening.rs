@@ -11,9 +11,10 @@ use crate::identity::Identity;
 use crate::message::Purpose;
 use crate::peer::client::{CallError, Me, connect};
 use crate::position::Applied;
+use crate::saved::{self, Kept};
+use crate::snapshot::{Snapshots, is_full};
 use crate::state_machine::StateMachine;
-use crate::tree_loop::{self, Kept};
-use eaves_log::{Base, Log};
+use eaves_log::{Base, Log, OpenError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +27,14 @@ const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Finds out who this node is: from its directory, or anew.
 pub(crate) async fn identify(config: &Config) -> Result<(Identity, Kept), StartError> {
-    let dir = &config.data_dir;
+    let (dir, path) = (&config.dir(), &config.data_dir);
     let found = Identity::load(dir)?;
     match &config.start_as {
         StartAs::Voter { group } => {
             let own = own_founder(group, &config.name)?;
             if let Some(found) = found {
-                found.check(dir, true, Some(group.cluster_id), Some(own.id))?;
-                let (saved, _) = tree_loop::load_saved(dir)?;
+                found.check(path, true, Some(group.cluster_id), Some(own.id))?;
+                let (saved, _) = saved::load(dir)?;
                 let new_list = None;
                 return Ok((found, Kept { saved, new_list }));
             }
@@ -57,10 +58,10 @@ pub(crate) async fn identify(config: &Config) -> Result<(Identity, Kept), StartE
                 keep_below: None,
                 name: config.name.clone(),
             });
-            identity.check(dir, false, None, None)?;
-            identity.check_name(dir, &config.name)?;
+            identity.check(path, false, None, None)?;
+            identity.check_name(path, &config.name)?;
             // S6: on disk before anybody on it is asked.
-            let kept = tree_loop::keep_upstreams(dir, upstreams)?;
+            let kept = saved::keep_upstreams(dir, upstreams)?;
             match identity.cluster_id {
                 Some(_) if identity.is_voter => {}
                 Some(cluster_id) => {
@@ -163,7 +164,7 @@ pub(crate) fn open_state(
     config: &Config,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Arc<Applier>, StartError> {
-    Applier::open(machine, &config.data_dir).map_err(|error| StartError::State {
+    Applier::open(machine, config.dir()).map_err(|error| StartError::State {
         dir: config.data_dir.display().to_string(),
         cause: error.to_string(),
     })
@@ -175,12 +176,16 @@ pub(crate) async fn open_log(
     config: &Config,
     identity: &mut Identity,
     applier: &Arc<Applier>,
+    snapshots: &Snapshots,
 ) -> Result<Arc<Flusher>, StartError> {
-    let (log, recovered) = Log::open(
-        config.disk.clone(),
-        &config.data_dir.join("log"),
-        config.log,
-    )?;
+    let path = config.data_dir.join("log");
+    let open = || Log::open(config.disk.clone(), &path, config.log);
+    let (log, recovered) = match open() {
+        Err(OpenError::Disk(error)) if is_full(error.kind) && snapshots.inbox.give_back() => {
+            open()?
+        }
+        opened => opened?,
+    };
     if recovered.torn_bytes > 0 {
         tracing::info!(
             "dropped {} bytes that a crash had torn off the log's end; none of them was acknowledged",
@@ -188,8 +193,8 @@ pub(crate) async fn open_log(
         );
     }
     let applied = applier.state();
-    let flusher = Flusher::start(log, config.flushing)?;
-    if applied.last > flusher.log().last_id() && !applier.is_ahead_of_log() {
+    let flusher = Flusher::start(log, config.blocking)?;
+    if applied.last > flusher.log().last_id() && !applier.is_ahead_of_log()? {
         flusher
             .log()
             .require_at_least(applied.index().unwrap_or(0))?;
@@ -200,7 +205,7 @@ pub(crate) async fn open_log(
     if let Some(end) = identity.keep_below {
         cut_tail(&flusher, end).await?;
         identity.keep_below = None;
-        identity.save(&config.data_dir)?;
+        identity.save(&config.dir())?;
     }
     Ok(flusher)
 }

@@ -161,31 +161,58 @@ async fn carry_out(core: &Arc<Core>, order: Order) -> Result<OrderReply, SteerEr
                 false => Ok(OrderReply::Nothing(Empty {})),
             }
         }
-        Order::SetUpstreams(order) => {
-            let upstreams = order.upstreams.iter();
-            let upstreams = upstreams.map(|text| Address::from(text.as_str())).collect();
-            wish(core, Wish::Upstreams(upstreams)).await
-        }
+        Order::SetUpstreams(order) => wish(core, order.try_into()?).await,
         Order::Explain(_) => {
             let told = tell(core, Input::Explain).await?;
             Ok(OrderReply::Explained(Box::new(told)))
         }
-        Order::Pin(order) => {
-            let upstream = order.upstream.map(|peer| Peer {
-                id: NodeId(peer.id),
-                address: Address::from(peer.address.as_str()),
-            });
-            wish(core, Wish::Pin(upstream)).await
-        }
-        Order::Avoid(order) => {
-            let nodes = order.nodes.into_iter().map(NodeId).collect();
-            wish(core, Wish::Avoid(nodes, order.on)).await
-        }
+        Order::Pin(order) => wish(core, order.try_into()?).await,
+        Order::Avoid(order) => wish(core, order.into()).await,
         Order::Drain(order) => {
             wish(core, Wish::Drain(order.on)).await?;
             let inspection = core.tree.inspect().await.ok_or_else(stopping)?;
             Ok(OrderReply::Registered(inspection.downstreams.len() as u32))
         }
+    }
+}
+
+// Wishes are kept on disk, where nothing is read that nobody can be reached at.
+
+impl TryFrom<UpstreamsOrder> for Wish {
+    type Error = SteerError;
+
+    fn try_from(order: UpstreamsOrder) -> Result<Wish, SteerError> {
+        if order.upstreams.iter().any(String::is_empty) {
+            let text = "the list has an empty address: give each as host:port";
+            return Err(SteerError::Refused(text.into()));
+        }
+        let upstreams = order.upstreams.iter();
+        let upstreams = upstreams.map(|text| Address::from(text.as_str()));
+        Ok(Wish::Upstreams(upstreams.collect()))
+    }
+}
+
+impl TryFrom<PinOrder> for Wish {
+    type Error = SteerError;
+
+    fn try_from(order: PinOrder) -> Result<Wish, SteerError> {
+        let Some(peer) = order.upstream else {
+            return Ok(Wish::Pin(None));
+        };
+        if peer.address.is_empty() {
+            let text = format!("the address of node {} is not known: try again", peer.id);
+            return Err(SteerError::Refused(text));
+        }
+        Ok(Wish::Pin(Some(Peer {
+            id: NodeId(peer.id),
+            address: Address::from(peer.address.as_str()),
+        })))
+    }
+}
+
+impl From<AvoidOrder> for Wish {
+    fn from(order: AvoidOrder) -> Wish {
+        Wish::Avoid(order.nodes.into_iter().map(NodeId).collect(), order.on)
     }
 }
 
@@ -222,5 +249,40 @@ impl From<SteerError> for Reject {
             SteerError::Unreachable(_) => Reason::Stopped,
         };
         Reject::new(reason, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzzer: it was granted and kept, and the listener's next start refused what it read.
+    #[test]
+    fn a_pin_to_nowhere_is_refused() {
+        let upstream = |address: &str| PinOrder {
+            upstream: Some(PeerAtBytes {
+                id: 4,
+                address: address.into(),
+            }),
+        };
+        assert!(matches!(
+            Wish::try_from(upstream("")),
+            Err(SteerError::Refused(_))
+        ));
+        assert!(Wish::try_from(upstream("h:1")).is_ok());
+        assert!(Wish::try_from(PinOrder { upstream: None }).is_ok());
+    }
+
+    /// The same with a list of upstream servers, which a client of the admin service may send.
+    #[test]
+    fn a_list_with_an_empty_address_is_refused() {
+        let list = |upstreams: &[&str]| UpstreamsOrder {
+            upstreams: upstreams.iter().map(|text| text.to_string()).collect(),
+        };
+        assert!(matches!(
+            Wish::try_from(list(&["h:1", ""])),
+            Err(SteerError::Refused(_))
+        ));
+        assert!(Wish::try_from(list(&["h:1", "h:2"])).is_ok());
     }
 }

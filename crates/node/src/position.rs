@@ -2,7 +2,7 @@
 
 use crate::member::{Membership, MembershipError};
 use crate::state_machine::Position;
-use eaves_log::{Chain, LogId};
+use eaves_log::{Chain, LogId, MAX_INDEX};
 use prost::Message;
 
 /// What a [`Position`] says: stored by the state machine with its state, carried by snapshots.
@@ -101,11 +101,40 @@ impl From<LogId> for LogIdBytes {
     }
 }
 
+impl LogIdBytes {
+    /// The index, of which there always is a next one: a greater one, which no log comes near, is cut down to [`MAX_INDEX`].
+    pub fn index(&self) -> u64 {
+        self.index.min(MAX_INDEX)
+    }
+}
+
 impl From<LogIdBytes> for LogId {
     fn from(bytes: LogIdBytes) -> Self {
         LogId {
             term: bytes.term,
-            index: bytes.index,
+            index: bytes.index(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzzer: a heartbeat, or the offer of a snapshot, that names the last index of all made whoever counted on overflow.
+    #[test]
+    fn every_index_that_a_peer_names_has_a_next_one() {
+        let last = LogIdBytes {
+            term: 1,
+            index: u64::MAX,
+        };
+        let bytes = AppliedBytes {
+            last: Some(last),
+            chain: 0,
+            membership_id: None,
+            membership: Vec::new(),
+        };
+        let applied = Applied::from_position(&Position(bytes.encode_to_vec().into()));
+        assert_eq!(applied.unwrap().next_index(), u64::MAX);
     }
 }

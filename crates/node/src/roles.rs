@@ -41,10 +41,11 @@ use crate::identity::Identity;
 use crate::member::Member;
 use crate::message::{Call, Purpose, Reason, Reject, Reply};
 use crate::raft::{Consensus, VoterView};
+use crate::saved::{self, Kept};
 use crate::snapshot;
 use crate::status::{NodeEvent, Role, same_publication};
-use crate::tree_loop::{self, Input, Kept, TreeEnds};
-use eaves_tree::{Address, ClusterId, NodeId, Peer, TreeNode, Voter, VoterState};
+use crate::tree_loop::{self, Input, TreeEnds};
+use eaves_tree::{Address, ClusterId, NodeId, OwnLog, Peer, TreeNode, Voter, VoterState};
 use message::Ask;
 use std::io;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ pub(crate) async fn start(core: &Arc<Core>, kept: Kept, ends: TreeEnds) -> Resul
             {
                 found(core, group).await?;
             }
-            let (saved, _) = tree_loop::load_saved(&core.config.data_dir)?;
+            let (saved, _) = saved::load(&core.config.dir())?;
             TreeNode::voter(tree_config(core), saved, core.config.seed)
         }
         false => {
@@ -99,12 +100,21 @@ pub(crate) async fn start(core: &Arc<Core>, kept: Kept, ends: TreeEnds) -> Resul
                 eaves_tree::Instant(0),
                 tree_config(core),
                 kept.saved,
+                own_log(core),
                 core.config.seed,
             )
         }
     };
     tokio::spawn(tree_loop::run(core.clone(), tree, ends, started));
     Ok(())
+}
+
+/// What a listener starts with (B11).
+fn own_log(core: &Core) -> OwnLog {
+    match core.flusher.log().last_id() {
+        None => OwnLog::Empty,
+        Some(_) => OwnLog::Uncompared,
+    }
 }
 
 /// Opens Raft on the log and the state as they are, and starts what belongs to a voter.
@@ -120,6 +130,7 @@ async fn open_voter(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
         core.config.raft,
         core.config.snapshot_entries,
         parts,
+        core.config.blocking,
         core.committed.clone(),
         Arc::downgrade(core),
     )

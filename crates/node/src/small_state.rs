@@ -3,11 +3,12 @@
 //! The state is kept as a value, written whole to its file when the node asks for durability, and copied whole as a snapshot. That is
 //! all that a counter, a lock table or a small configuration needs; a state of more than some megabytes deserves a machine of its own.
 
-use crate::identity::write_durably;
+use crate::dir::Dir;
 use crate::state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use eaves_log::{Disk, RealDisk};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A small deterministic state.
@@ -32,7 +33,8 @@ struct Inner<S> {
     durable: Mutex<Stand<S>>,
     /// Applied some time ago, to be durable once the log is.
     candidate: Mutex<Option<Stand<S>>>,
-    file: PathBuf,
+    dir: Dir,
+    name: String,
 }
 
 /// A state and where in the log it stands.
@@ -46,6 +48,11 @@ struct Stand<S> {
 impl<S: SmallState> SmallMachine<S> {
     /// Opens the state in `file`, or begins with the default where there is none.
     pub fn open(file: &Path) -> io::Result<SmallMachine<S>> {
+        SmallMachine::open_on(Arc::new(RealDisk), file)
+    }
+
+    /// [`SmallMachine::open`] on another disk: that of [`Config::disk`](crate::Config::disk).
+    pub fn open_on(disk: Arc<dyn Disk>, file: &Path) -> io::Result<SmallMachine<S>> {
         let damaged = |cause: String| {
             let text = format!(
                 "state file {} is damaged: {cause}; restore it or let the node join anew",
@@ -53,18 +60,23 @@ impl<S: SmallState> SmallMachine<S> {
             );
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
-        let stand = match std::fs::read(file) {
-            Ok(bytes) => {
-                Stand::<S>::from_bytes(bytes.into()).map_err(|error| damaged(error.to_string()))?
+        let parent = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = Dir::new(disk, parent.unwrap_or(Path::new(".")));
+        let name = file.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| io::Error::other("give the state file a name in Unicode"))?;
+        dir.settle()?;
+        let stand = match dir.read(name)? {
+            Some(bytes) => {
+                Stand::<S>::from_bytes(bytes).map_err(|error| damaged(error.to_string()))?
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Stand::default(),
-            Err(error) => return Err(error),
+            None => Stand::default(),
         };
         let inner = Inner {
             applied: Mutex::new(stand.clone()),
             durable: Mutex::new(stand),
             candidate: Mutex::new(None),
-            file: file.to_owned(),
+            name: name.to_string(),
+            dir,
         };
         Ok(SmallMachine {
             inner: Arc::new(inner),
@@ -85,7 +97,7 @@ impl<S: SmallState> SmallMachine<S> {
     }
 
     fn store(&self, stand: Stand<S>) -> io::Result<()> {
-        write_durably(&self.inner.file, &stand.to_bytes())?;
+        self.inner.dir.write(&self.inner.name, &stand.to_bytes())?;
         *self.durable() = stand;
         Ok(())
     }
@@ -231,6 +243,7 @@ impl<S: SmallState> SnapshotSink for Incoming<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eaves_log::sim::SimDisk;
 
     impl SmallState for Vec<u8> {
         fn apply(&mut self, command: &[u8]) -> Bytes {
@@ -244,6 +257,37 @@ mod tests {
 
         fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
             Ok(bytes.to_vec())
+        }
+    }
+
+    /// Applies one command at `index` and makes it durable.
+    fn write(machine: &SmallMachine<Vec<u8>>, index: u64) -> io::Result<Option<u64>> {
+        let command = Command {
+            index,
+            data: Bytes::from("a"),
+        };
+        let position = Position(Bytes::from(index.to_string()));
+        machine.apply(&[command], index, position)?;
+        machine.persist(index)
+    }
+
+    #[test]
+    fn what_a_start_finds_is_still_there_after_a_power_failure() {
+        for seed in 0..32 {
+            let disk = SimDisk::new();
+            let open = || {
+                let (disk, file) = (Arc::new(disk.clone()), Path::new("/data/state"));
+                SmallMachine::<Vec<u8>>::open_on(disk, file).unwrap()
+            };
+            let killed = open();
+            write(&killed, 1).unwrap();
+            // The file has its name, which is not durable.
+            disk.fail_syncs_after(1);
+            write(&killed, 2).unwrap_err();
+            disk.heal();
+            let found = open().position();
+            disk.crash(seed);
+            assert_eq!(open().position(), found, "seed {seed}");
         }
     }
 

@@ -78,5 +78,8 @@ pub trait SnapshotSink: Send {
     fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()>;
 
     /// Replaces the live state with the received one, durably and atomically. Afterwards `position` is what the state machine has.
+    ///
+    /// An error of kind [`InvalidData`](io::ErrorKind::InvalidData) says that what was received is wrong, and the state is the old one.
+    /// Any other leaves open which of the two a restart finds: then the node stops, and its next start takes the one or the other.
     fn finish(self: Box<Self>, position: Position) -> io::Result<()>;
 }

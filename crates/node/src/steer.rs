@@ -5,7 +5,7 @@ use crate::describe;
 use crate::error::SteerError;
 use crate::explain::{ChoiceBytes, Explained};
 use crate::message::{Empty, PeerAtBytes};
-use crate::names::{find, label};
+use crate::names::{find, find_id, label};
 use crate::orders::{
     self, AvoidOrder, DrainOrder, KickOrder, Order, OrderReply, PinOrder, UpstreamsOrder,
 };
@@ -103,6 +103,8 @@ pub struct Drain<'a> {
     pub node: TreeRow,
     /// How many listeners are still registered with it.
     pub left: u32,
+    /// What it will do to them if nobody else has room, and what to do about it.
+    pub warning: Option<String>,
 }
 
 impl Drain<'_> {
@@ -281,7 +283,13 @@ impl<'a> Steering<'a> {
             on,
         });
         self.give(row, order).await?;
-        let names: Vec<String> = ids.iter().map(|id| name_of(rows, *id)).collect();
+        let missing = |id: u64| {
+            let mut missing = picture.missing.iter();
+            missing.find(|one| one.id == id && !one.name.is_empty())
+        };
+        let name =
+            |id: &u64| missing(*id).map_or_else(|| name_of(rows, *id), |one| one.name.clone());
+        let names: Vec<String> = ids.iter().map(name).collect();
         let names = names.join(", ");
         let said = match (on, row.upstream) {
             (true, Some(upstream)) if ids.contains(&upstream) => {
@@ -302,6 +310,7 @@ impl<'a> Steering<'a> {
         let row = find(&picture, node)?;
         Ok(Drain {
             left: self.drain_row(row, true).await?,
+            warning: nowhere_to_go(&picture.rows, row),
             node: row.clone(),
             steering: Steering { core: self.core },
         })
@@ -411,14 +420,11 @@ impl<'a> Steering<'a> {
     ) -> Result<Vec<u64>, SteerError> {
         let mut ids = Vec::new();
         for name in names {
-            let id = match find(picture, name) {
-                Ok(row) => row.id,
-                Err(error) => {
-                    let id = name.parse().ok();
-                    let avoided = id.filter(|id| !on && listener.avoids.contains(id));
-                    avoided.ok_or(error)?
-                }
-            };
+            let id = find_id(picture, name).or_else(|error| {
+                let id = name.parse().ok();
+                let avoided = id.filter(|id| !on && listener.avoids.contains(id));
+                avoided.ok_or(error)
+            })?;
             if on && id == listener.id {
                 return Err(SteerError::Refused(format!(
                     "{} cannot avoid itself: name other nodes",
@@ -543,6 +549,31 @@ fn obstacle(listener: &TreeRow, upstream: &TreeRow) -> Option<&'static str> {
         row if row.registered >= row.capacity => Some("it is full"),
         _ => None,
     }
+}
+
+/// Says so if nobody could take on the listeners of a node that is to be drained.
+fn nowhere_to_go(rows: &[TreeRow], drained: &TreeRow) -> Option<String> {
+    let has_room = |row: &TreeRow| {
+        row.id != drained.id
+            && row.role != Role::Leader
+            && row.depth.is_some()
+            && !row.draining
+            && row.registered < row.capacity
+            && !is_below(rows, row, drained)
+    };
+    let hangs_nowhere = drained.registered > 0 && !rows.iter().any(has_room);
+    hangs_nowhere.then(|| {
+        let name = label(drained);
+        format!(
+            "no other node has room for the {} that {name} feeds: in some seconds they are kicked, and hang nowhere with all below them until \
+             there is; `eaves undrain {name}` takes them back, else add a follower or a listener, undrain another, or start one with a \
+             greater --max-listeners",
+            match drained.registered {
+                1 => "listener".into(),
+                count => format!("{count} listeners"),
+            }
+        )
+    })
 }
 
 /// Whether `node` hangs somewhere below `above`.

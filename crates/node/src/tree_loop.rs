@@ -3,40 +3,29 @@
 //! Everything comes in as one closed `Input`; connections have tasks of their own (`links`) and report here. Positions that change with
 //! every entry do not wake the loop: it reads them when it has something to say.
 
-use crate::config::StartAs;
 use crate::core::Core;
-use crate::describe::{milliseconds, peer_bytes};
 use crate::error::SteerError;
 use crate::explain::{Explained, explain};
-use crate::identity::write_durably;
+use crate::former::FormerListeners;
 use crate::intake;
 use crate::links::{self, LinkCommand};
 use crate::message::{AskCall, Call, FormerBytes, Reply};
 use crate::questions::Questions;
+use crate::saved;
 use crate::status::{NodeEvent, Role};
-use crate::tree_wire::SavedBytes;
 use eaves_tree::{
-    Address, Answer, BUSY_RETRY_AFTER, Event, Instant, LeaveReason, Left, LinkId, LogPosition,
-    LogVerdict, Message, NodeId, Output, Peer, RefuseReason, Register, TreeNode, VoterState, Zone,
+    Address, Answer, BUSY_RETRY_AFTER, Event, Instant, Left, LinkId, LogPosition, LogVerdict,
+    Message, NodeId, Output, Peer, RefuseReason, Register, TreeNode, VoterState, Zone,
 };
-use prost::Message as _;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-/// The file that keeps the upstream list, learned addresses and what an administrator asked for (S6, B5, B16).
-pub(crate) const SAVED_FILE: &str = "upstreams";
-
 /// How often a voter's freshness is looked at (B8): half the time after which it counts as stale is twice this.
 const FRESHNESS_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How many listeners that went are remembered, and for how long, so that those who hang nowhere are found (B15).
-const FORMER_MAX: usize = 64;
-const FORMER_KEPT_FOR: Duration = Duration::from_secs(600);
 
 /// What happens, as the loop hears of it.
 pub(crate) enum Input {
@@ -72,6 +61,8 @@ pub(crate) enum Input {
     },
     Voter(VoterState),
     Voters(Vec<Peer>),
+    /// The upstream has compared the listener's log, and feeds from its end on.
+    Compared,
     UpstreamList(Vec<Address>),
     /// What an administrator wants of this node; answered once it is on disk.
     Wish {
@@ -109,6 +100,24 @@ pub(crate) enum Wish {
     Avoid(Vec<NodeId>, bool),
     /// To hand its listeners over and take none, or to take them again (B16).
     Drain(bool),
+}
+
+impl Wish {
+    /// Tells the protocol. A voter has no upstream, and is asked for nothing that concerns one.
+    pub fn grant(self, tree: &mut TreeNode, now: Instant) -> Result<(), eaves_tree::SteerError> {
+        match self {
+            Wish::Upstreams(list) => tree.handle_upstream_list(now, list),
+            Wish::Pin(upstream) => tree.pin(now, upstream)?,
+            Wish::Avoid(nodes, on) => {
+                for node in nodes {
+                    tree.avoid(now, node, on)?;
+                }
+            }
+            Wish::Drain(true) => tree.drain(now),
+            Wish::Drain(false) => tree.undrain(now),
+        }
+        Ok(())
+    }
 }
 
 /// The way to one link's task.
@@ -150,14 +159,6 @@ pub(crate) struct Inspection {
     pub stale: bool,
     /// What an administrator asked of it (B16).
     pub steering: eaves_tree::Steering,
-}
-
-/// A listener that is registered no more, kept for a while so that it can be looked for (B15).
-struct Former {
-    peer: PeerAt,
-    left: Instant,
-    why: String,
-    moved: bool,
 }
 
 /// How the rest of the node reaches the loop.
@@ -254,80 +255,6 @@ impl TreeHandle {
     }
 }
 
-/// What a listener knows when it starts.
-#[derive(Default)]
-pub(crate) struct Kept {
-    /// What an earlier run saved.
-    pub saved: eaves_tree::Saved,
-    /// The list of upstream servers it is started with, if that is not the one it has.
-    pub new_list: Option<Vec<Address>>,
-}
-
-/// Puts a new list of upstream servers on disk, before it is used (S6).
-///
-/// A listener that is started with the same list as last time keeps the one it has: an administrator may have given it another since
-/// (S14), and whatever starts the process does not know of that.
-pub(crate) fn keep_upstreams(dir: &Path, upstreams: &[String]) -> io::Result<Kept> {
-    let (saved, started_with) = load_saved(dir)?;
-    if upstreams.is_empty() || upstreams == started_with {
-        return Ok(Kept {
-            saved,
-            new_list: None,
-        });
-    }
-    let list: Vec<Address> = upstreams
-        .iter()
-        .map(|address| Address::from(address.as_str()))
-        .collect();
-    let new = eaves_tree::Saved {
-        upstreams: list.clone(),
-        ..saved.clone()
-    };
-    store_saved(dir, &new, upstreams)?;
-    let new_list = (list != saved.upstreams).then_some(list);
-    Ok(Kept { saved, new_list })
-}
-
-/// Writes what is kept for the tree. Not while the loop of a listener runs, which does so itself. `started_with` is the list on the
-/// command line, or wherever the listener's configuration comes from.
-pub(crate) fn store_saved(
-    dir: &Path,
-    saved: &eaves_tree::Saved,
-    started_with: &[String],
-) -> io::Result<()> {
-    write_durably(&dir.join(SAVED_FILE), &saved_bytes(saved, started_with))
-}
-
-fn saved_bytes(saved: &eaves_tree::Saved, started_with: &[String]) -> Vec<u8> {
-    let mut bytes = SavedBytes::from(saved);
-    bytes.started_with = started_with.to_vec();
-    bytes.encode_to_vec()
-}
-
-/// What an earlier run kept for the tree (S6, B5, B16), and the list it was started with.
-pub(crate) fn load_saved(dir: &Path) -> io::Result<(eaves_tree::Saved, Vec<String>)> {
-    let file = dir.join(SAVED_FILE);
-    let damaged = |what: String| {
-        io::Error::other(format!(
-            "read {}: {what}; remove the file and give --upstream again",
-            file.display()
-        ))
-    };
-    match std::fs::read(&file) {
-        Ok(bytes) => {
-            let mut bytes =
-                SavedBytes::decode(&bytes[..]).map_err(|error| damaged(error.to_string()))?;
-            let started_with = std::mem::take(&mut bytes.started_with);
-            let saved = bytes
-                .try_into()
-                .map_err(|error: crate::tree_wire::TreeWireError| damaged(error.to_string()))?;
-            Ok((saved, started_with))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Default::default()),
-        Err(error) => Err(error),
-    }
-}
-
 /// Runs until the node stops.
 pub(crate) async fn run(
     core: Arc<Core>,
@@ -337,7 +264,7 @@ pub(crate) async fn run(
 ) {
     let mut stopping = core.stopping.subscribe();
     let (saver, versions) = mpsc::unbounded_channel();
-    tokio::spawn(save(core.clone(), versions));
+    tokio::spawn(saved::keep(core.clone(), versions));
     let mut run = Run {
         core,
         tree,
@@ -348,8 +275,7 @@ pub(crate) async fn run(
         handed: 0,
         kept: 0,
         waiting: Vec::new(),
-        addresses: HashMap::new(),
-        former: VecDeque::new(),
+        former: FormerListeners::default(),
     };
     let mut inputs = ends.inputs;
     let mut freshness = tokio::time::interval(FRESHNESS_INTERVAL);
@@ -390,10 +316,8 @@ struct Run {
     kept: u64,
     /// Administrators who wait for a version to be on disk.
     waiting: Vec<(u64, oneshot::Sender<Result<(), SteerError>>)>,
-    /// Where the registered listeners are.
-    addresses: HashMap<NodeId, Address>,
-    /// Listeners that went, the latest last.
-    former: VecDeque<Former>,
+    /// Listeners that are registered here no more.
+    former: FormerListeners,
 }
 
 impl Run {
@@ -446,7 +370,8 @@ impl Run {
             Input::UpstreamList(upstreams) if self.is_listener() => {
                 self.tree.handle_upstream_list(now, upstreams)
             }
-            Input::Voter(_) | Input::Voters(_) | Input::UpstreamList(_) => {}
+            Input::Compared if self.is_listener() => self.tree.handle_log_compared(),
+            Input::Voter(_) | Input::Voters(_) | Input::UpstreamList(_) | Input::Compared => {}
             Input::BecomeVoter { done } => {
                 if self.is_listener() {
                     self.tree.become_voter(now);
@@ -552,16 +477,15 @@ impl Run {
             Output::Connect { to, link } => {
                 let (sender, receiver) = links::channel();
                 self.links.insert(link, sender.clone());
-                let end = self.core.flusher.log();
-                let last = end
-                    .last_id()
-                    .map_or(LogPosition::default(), |id| LogPosition {
-                        term: id.term,
-                        index: id.index,
-                    });
+                // The upstream that it has may be feeding meanwhile.
+                let end = self.core.flusher.log().end();
+                let last = end.last.map_or(LogPosition::default(), |id| LogPosition {
+                    term: id.term,
+                    index: id.index,
+                });
                 let register = self.tree.register(eaves_tree::LogEnd {
                     position: last,
-                    chain: end.last_chain().0,
+                    chain: end.chain.0,
                 });
                 tokio::spawn(intake::follow(
                     self.core.clone(),
@@ -609,19 +533,8 @@ impl Run {
                 self.core.config.name
             )));
         }
-        let refused = |error: eaves_tree::SteerError| SteerError::Refused(error.to_string());
-        match wish {
-            Wish::Upstreams(list) => self.tree.handle_upstream_list(now, list),
-            Wish::Pin(upstream) => self.tree.pin(now, upstream).map_err(refused)?,
-            Wish::Avoid(nodes, on) => {
-                for node in nodes {
-                    self.tree.avoid(now, node, on).map_err(refused)?;
-                }
-            }
-            Wish::Drain(true) => self.tree.drain(now),
-            Wish::Drain(false) => self.tree.undrain(now),
-        }
-        Ok(())
+        wish.grant(&mut self.tree, now)
+            .map_err(|error| SteerError::Refused(error.to_string()))
     }
 
     /// Answers once all that the protocol wants kept is on disk.
@@ -648,7 +561,8 @@ impl Run {
     }
 
     fn event(&mut self, event: Event) {
-        self.note_former(&event);
+        let now = self.now();
+        self.former.note(now, &event, &self.tree);
         match event {
             Event::Lost { .. } => self.core.unfed.begin(),
             Event::Moved { why, .. } => self.core.count(|counters| counters.moves.add(why.name())),
@@ -684,12 +598,6 @@ impl Run {
     fn inspect(&self) -> Inspection {
         let now = self.now();
         let upstream = self.tree.upstream();
-        let former = self.former.iter().map(|former| FormerBytes {
-            peer: peer_bytes(&former.peer),
-            ago_ms: milliseconds(now.since(former.left)),
-            why: former.why.clone(),
-            moved: former.moved,
-        });
         Inspection {
             upstream: upstream.map(|upstream| peer_at(&upstream.peer)),
             depth: self.tree.depth(),
@@ -698,48 +606,11 @@ impl Run {
                 .downstreams()
                 .map(|downstream| peer_at(&downstream.peer))
                 .collect(),
-            former: former.collect(),
+            former: self.former.told(now),
             fed_for: upstream.map(|upstream| now.since(upstream.since)),
             age: Some(self.tree.age(now)).filter(|age| *age != Duration::MAX),
             stale: self.tree.is_stale(now),
             steering: self.tree.steering().clone(),
-        }
-    }
-
-    /// Remembers who was registered here, and where, after it has gone.
-    fn note_former(&mut self, event: &Event) {
-        let now = self.now();
-        match event {
-            Event::Joined { listener } => {
-                self.former.retain(|former| former.peer.id != listener.0);
-                let mut registered = self.tree.downstreams();
-                if let Some(joined) = registered.find(|below| below.peer.id == *listener) {
-                    self.addresses
-                        .insert(*listener, joined.peer.address.clone());
-                }
-            }
-            Event::Left { listener, why } => {
-                let address = self.addresses.remove(listener);
-                let is_here = matches!(why, Left::Replaced);
-                let Some(address) = address.filter(|_| !is_here) else {
-                    return;
-                };
-                let is_old = |former: &Former| now.since(former.left) > FORMER_KEPT_FOR;
-                self.former.retain(|former| !is_old(former));
-                if self.former.len() >= FORMER_MAX {
-                    self.former.pop_front();
-                }
-                self.former.push_back(Former {
-                    peer: PeerAt {
-                        id: listener.0,
-                        address: address.as_str().to_string(),
-                    },
-                    left: now,
-                    why: why.to_string(),
-                    moved: matches!(why, Left::Said(LeaveReason::Moved)),
-                });
-            }
-            _ => {}
         }
     }
 }
@@ -776,27 +647,5 @@ async fn ask(core: Arc<Core>, to: Address) {
             tracing::info!("ask {to} for a place: {error}");
             core.tree.tell(Input::AskFailed { to });
         }
-    }
-}
-
-/// Writes what the protocol wants kept, one version at a time, so that an older one never replaces a newer.
-async fn save(core: Arc<Core>, mut versions: mpsc::UnboundedReceiver<(u64, eaves_tree::Saved)>) {
-    while let Some((mut version, mut saved)) = versions.recv().await {
-        while let Ok(newer) = versions.try_recv() {
-            (version, saved) = newer;
-        }
-        let file = core.config.data_dir.join(SAVED_FILE);
-        let started_with = match &core.config.start_as {
-            StartAs::Listener { upstreams } => &upstreams[..],
-            StartAs::Voter { .. } => &[],
-        };
-        let bytes = saved_bytes(&saved, started_with);
-        let _turn = core.save_turn.lock().await;
-        if *core.stopping.borrow() {
-            return;
-        }
-        let written = tokio::task::spawn_blocking(move || write_durably(&file, &bytes)).await;
-        let saved = written.unwrap_or_else(|error| Err(io::Error::other(error)));
-        core.tree.tell(Input::Persisted { version, saved });
     }
 }

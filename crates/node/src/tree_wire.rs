@@ -73,6 +73,8 @@ pub(crate) struct AnswerBytes {
     draining: bool,
     #[prost(message, optional, tag = "12")]
     free: Option<FreePlacesBytes>,
+    #[prost(bool, tag = "13")]
+    uncompared: bool,
 }
 
 /// [`Register`] as bytes.
@@ -149,7 +151,7 @@ struct AcceptBytes {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RefuseBytes {
-    #[prost(oneof = "RefuseReasonBytes", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10")]
+    #[prost(oneof = "RefuseReasonBytes", tags = "1, 2, 3, 4, 5, 6, 7, 8, 10, 11")]
     reason: Option<RefuseReasonBytes>,
     #[prost(message, repeated, tag = "9")]
     alternatives: Vec<AlternativeBytes>,
@@ -175,6 +177,8 @@ enum RefuseReasonBytes {
     Log(LogEndBytes),
     #[prost(message, tag = "10")]
     Draining(()),
+    #[prost(message, tag = "11")]
+    Uncompared(()),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -261,6 +265,7 @@ impl From<&Answer> for AnswerBytes {
             age_micros: Some(age_micros(answer.age)),
             draining: answer.draining,
             free: Some(free_bytes(answer.free)),
+            uncompared: answer.uncompared,
         }
     }
 }
@@ -275,6 +280,7 @@ impl TryFrom<AnswerBytes> for Answer {
             stale: bytes.stale,
             age: age(bytes.age_micros)?,
             draining: bytes.draining,
+            uncompared: bytes.uncompared,
             path: path(bytes.path)?,
             zone: bytes.zone.as_deref().map(Zone::from),
             capacity: bytes.capacity,
@@ -410,6 +416,7 @@ fn refuse_bytes(refuse: &Refuse) -> RefuseBytes {
         RefuseReason::Loop => RefuseReasonBytes::Loop(()),
         RefuseReason::TooDeep => RefuseReasonBytes::TooDeep(()),
         RefuseReason::Draining => RefuseReasonBytes::Draining(()),
+        RefuseReason::Uncompared => RefuseReasonBytes::Uncompared(()),
         RefuseReason::Cluster { ours } => RefuseReasonBytes::Cluster(ours.0),
         RefuseReason::Protocol { ours } => RefuseReasonBytes::Protocol(ours),
         RefuseReason::Log { ours } => RefuseReasonBytes::Log(log_end_bytes(ours)),
@@ -428,6 +435,7 @@ fn refuse(bytes: RefuseBytes) -> Result<Refuse, TreeWireError> {
         RefuseReasonBytes::Loop(()) => RefuseReason::Loop,
         RefuseReasonBytes::TooDeep(()) => RefuseReason::TooDeep,
         RefuseReasonBytes::Draining(()) => RefuseReason::Draining,
+        RefuseReasonBytes::Uncompared(()) => RefuseReason::Uncompared,
         RefuseReasonBytes::Cluster(ours) => RefuseReason::Cluster {
             ours: ClusterId(ours),
         },
@@ -585,7 +593,7 @@ impl From<LogIdBytes> for LogPosition {
     fn from(bytes: LogIdBytes) -> Self {
         LogPosition {
             term: bytes.term,
-            index: bytes.index,
+            index: bytes.index(),
         }
     }
 }

@@ -17,6 +17,11 @@ impl Unfed {
         self.0.lock().unwrap().get_or_insert_with(Instant::now);
     }
 
+    /// This node is a voter now, and fed by nobody any more.
+    pub fn forget(&self) {
+        self.0.lock().unwrap().take();
+    }
+
     /// Somebody feeds. Gives how long nobody did, if there was a gap.
     pub fn end(&self) -> Option<Duration> {
         let began = self.0.lock().unwrap().take();

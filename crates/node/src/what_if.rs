@@ -132,8 +132,11 @@ fn moves(picture: &TreePicture, gone: &[u64]) -> Vec<Move> {
         .rows
         .iter()
         .filter(|row| {
-            row.upstream
-                .is_some_and(|upstream| gone.contains(&upstream))
+            // One that is just becoming a voter may still show its upstream.
+            row.role == Role::Listener
+                && row
+                    .upstream
+                    .is_some_and(|upstream| gone.contains(&upstream))
         })
         .collect();
     orphans.sort_by_key(|row| (&row.name, row.id));
@@ -346,6 +349,14 @@ mod tests {
             listener(12, 3, 0),
             listener(20, 10, 0),
         ]
+    }
+
+    /// Found by the fuzzer: it would have moved to itself.
+    #[test]
+    fn one_that_is_just_becoming_a_voter_moves_nowhere() {
+        let mut rows = small();
+        rows[4].role = Role::Follower;
+        assert_eq!(told(&forecast(&rows, 2).moves), ["10 -> 3 at 1"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub(crate) const MAX_PACKET_BYTES: usize = 16 << 20;
 
 /// No packet is longer before both sides know each other: a stranger gets no memory.
-const MAX_GREETING_BYTES: usize = 4 << 10;
+pub(crate) const MAX_GREETING_BYTES: usize = 4 << 10;
 
 /// Fixed bytes before head and tail.
 const HEADER_BYTES: usize = 12;
@@ -94,6 +94,12 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
+    /// The head as it came.
+    #[cfg(any(test, fuzzing))]
+    pub fn head_bytes(&self) -> &[u8] {
+        &self.head
+    }
+
     /// The head as the message it must be; an error names the peer's mistake.
     pub fn head<M: Message + Default>(&self) -> io::Result<M> {
         M::decode(self.head.clone())
@@ -163,7 +169,8 @@ impl PacketReader {
     }
 }
 
-fn split_packet(buffer: &mut BytesMut, max_bytes: usize) -> io::Result<Option<Packet>> {
+/// Takes the next whole packet off the front of a stream's buffer; `None` when more bytes are needed.
+pub(crate) fn split_packet(buffer: &mut BytesMut, max_bytes: usize) -> io::Result<Option<Packet>> {
     if buffer.len() < HEADER_BYTES {
         return Ok(None);
     }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Cluster, converged, state_file, try_start, write};
-use eaves::StartError;
+use common::{Cluster, attached, converged, eventually, state_file, try_start, write};
+use eaves::{RoleChange, StartError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -37,14 +37,14 @@ async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
     let address = nodes[0].node.peer_address().to_string();
     let cluster_id = nodes[0].node.status().borrow().cluster_id;
 
-    let other_cluster = answer_to(&address, &hello(2, cluster_id ^ 1, 1)).await;
+    let other_cluster = answer_to(&address, &hello(3, cluster_id ^ 1, 1)).await;
     assert!(
         other_cluster.contains("belongs to cluster"),
         "{other_cluster:?}"
     );
     let other_version = answer_to(&address, &hello(7, cluster_id, 1)).await;
     assert!(
-        other_version.contains("speaks peer protocol version 2, the caller 7"),
+        other_version.contains("speaks peer protocol version 3, the caller 7"),
         "{other_version:?}"
     );
     assert_eq!(
@@ -53,7 +53,7 @@ async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
     );
     assert_eq!(answer_to(&address, &[0xff; 4096]).await, "");
     for purpose in 1..=5 {
-        let mut garbage = hello(2, cluster_id, purpose);
+        let mut garbage = hello(3, cluster_id, purpose);
         for step in 0..200u32 {
             garbage.extend_from_slice(&step.wrapping_mul(2_654_435_761).to_le_bytes());
         }
@@ -76,10 +76,123 @@ async fn answer_nothing(address: &str, cluster_id: u64, purpose: u8, kind: u8) {
     ]
     .concat();
     let _ = stream
-        .write_all(&[hello(2, cluster_id, purpose), packet].concat())
+        .write_all(&[hello(3, cluster_id, purpose), packet].concat())
         .await;
     let mut answer = [0; 256];
     let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut answer)).await;
+}
+
+/// B11, B12: a listener that starts with a log of another history, and is ahead of all who could compare it.
+#[tokio::test]
+async fn who_is_ahead_with_another_history_misleads_no_newcomer() {
+    let cluster = Cluster::new(3);
+    let former = cluster.start_voters().await;
+    let addresses = cluster.voter_addresses();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let ahead = cluster.start(cluster.listener("l1", &addresses)).await;
+    write(&former[0].node, 0, 30).await;
+    converged(&[&former[0], &ahead], 30).await;
+    ahead.node.shutdown().await;
+    drop(ahead);
+    for voter in former {
+        voter.node.shutdown().await;
+    }
+    for name in ["v1", "v2", "v3"] {
+        std::fs::remove_dir_all(cluster.data_dir(name)).unwrap();
+    }
+    let voters = cluster.start_voters().await;
+    write(&voters[0].node, 100, 105).await;
+    let ahead = cluster.start(cluster.listener("l1", &addresses)).await;
+    attached(&ahead).await;
+
+    let newcomer = cluster.listener("l2", &[ahead.node.peer_address()]);
+    let newcomer = cluster.start(newcomer).await;
+    converged(&[&voters[0], &newcomer], 5).await;
+    assert_eq!(ahead.commands().len(), 30);
+
+    // Now the group has as much, and it is found out.
+    write(&voters[0].node, 105, 160).await;
+    converged(&[&voters[0], &newcomer], 60).await;
+    let mark = cluster.data_dir("l1").join("log-differs");
+    eventually("it is told that its log differs", async || mark.exists()).await;
+    assert_eq!(ahead.commands().len(), 30);
+
+    // Nor is it made a voter, which Raft would take for one that has caught up.
+    let promote = RoleChange::Promote { node: "l1".into() };
+    let refused = ahead.node.change_role(promote, |_| {}).await.unwrap_err();
+    let refused = refused.to_string();
+    assert!(refused.contains("differs from the leader's"), "{refused}");
+    assert_eq!(ahead.commands().len(), 30);
+}
+
+/// Raft takes no message for its own that came from outside: a leader's that bears the id of whom it came to, as one would that a leader
+/// sent to itself, at the address where another was.
+#[tokio::test]
+async fn what_a_leader_seems_to_send_to_itself_is_refused() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.start_voters().await;
+    write(&nodes[0].node, 0, 5).await;
+    for (number, node) in nodes.iter().enumerate() {
+        let (address, status) = (node.node.peer_address(), node.node.status());
+        let (cluster_id, term, id) = {
+            let status = status.borrow();
+            (status.cluster_id, status.term, status.node_id)
+        };
+        for committed in [true, false] {
+            let vote = [
+                vec![0x08],
+                varint(term),
+                vec![0x10],
+                varint(id),
+                vec![0x18, committed.into()],
+            ]
+            .concat();
+            let head = field(1, &vote);
+            send_to(address, &hello(3, cluster_id, 3), &packet(6, &head)).await;
+            // As a call too: 2 is a vote, 3 a pre-vote, 4 a transfer, 5 entries.
+            for call in 2..=5 {
+                let request = [vec![0x08, 1], field(call, &head)].concat();
+                send_to(address, &hello(3, cluster_id, 1), &packet(4, &request)).await;
+            }
+        }
+        write(&nodes[0].node, 5 + number, 6 + number).await;
+    }
+    converged(&nodes.iter().collect::<Vec<_>>(), 8).await;
+}
+
+/// A packet without a tail.
+fn packet(kind: u8, head: &[u8]) -> Vec<u8> {
+    let length = (head.len() as u32).to_le_bytes();
+    [&length[..], &[kind, 0, 0, 0], &length, head].concat()
+}
+
+/// A protobuf field that holds a message.
+fn field(number: u8, message: &[u8]) -> Vec<u8> {
+    [
+        &[number << 3 | 2][..],
+        &varint(message.len() as u64),
+        message,
+    ]
+    .concat()
+}
+
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+/// Greets, sends a packet, and waits a moment for an answer or the end.
+async fn send_to(address: &str, greeting: &[u8], packet: &[u8]) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(&[greeting, packet].concat()).await;
+    let mut answers = Vec::new();
+    let reading = stream.read_to_end(&mut answers);
+    let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;
 }
 
 #[tokio::test]

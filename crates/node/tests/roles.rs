@@ -413,6 +413,9 @@ async fn a_removed_voter_finds_out_however_often_it_stands_for_election() {
     gone.node.shutdown().await;
     drop(gone);
     change(&nodes[0], demote(&name)).await.unwrap();
+    // Nobody knows it any more, so nobody can tell it from one that never was.
+    let text = refusal(&nodes[leader(&nodes)], demote(&name)).await;
+    assert!(text.contains("was taken out while it was down"), "{text}");
     let back = cluster.start(impatient(&name)).await;
     eventually("it finds out that it votes no more", async || {
         role(&back) == Role::Listener

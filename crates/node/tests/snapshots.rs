@@ -332,6 +332,7 @@ async fn a_crash_at_any_step_leaves_a_node_that_starts_again() {
         data_dir: config.data_dir.clone(),
         images: cluster.dir.path().join("images"),
         taken: Arc::default(),
+        is_broken: false,
     };
     let node = Node::start(config, Arc::new(camera.clone())).await.unwrap();
     let watched = Running { node, ledger };
@@ -364,6 +365,34 @@ async fn a_crash_at_any_step_leaves_a_node_that_starts_again() {
     }
 }
 
+/// The new state has its name, and whether that is durable is not known. The node stops, and the next start takes what it finds.
+#[tokio::test]
+async fn an_install_that_fails_at_its_very_end_stops_the_node_which_starts_again() {
+    let cluster = Cluster::new(3);
+    let voters = voters_without_old_log(&cluster, |_| {}).await;
+    let (config, _) = below(&cluster, "l1", &voters[1], Fault::None);
+    std::fs::create_dir_all(&config.data_dir).unwrap();
+    let ledger = SmallMachine::open(&common::state_file(&config.data_dir)).unwrap();
+    let camera = Camera {
+        ledger,
+        data_dir: config.data_dir.clone(),
+        images: cluster.dir.path().join("images"),
+        taken: Arc::default(),
+        is_broken: true,
+    };
+    let node = Node::start(config.clone(), Arc::new(camera)).await.unwrap();
+    eventually("the node stops", async || {
+        let pause = Duration::from_millis(10);
+        tokio::time::timeout(pause, node.stopped()).await.is_ok()
+    })
+    .await;
+    node.shutdown().await;
+    drop(node);
+    let again = cluster.start(config).await;
+    converged(&[&voters[0], &again], COMMANDS).await;
+    assert_eq!(counters(&again).received(), 0, "only the log had to follow");
+}
+
 /// A state machine that copies the data directory at the steps of an install.
 #[derive(Clone)]
 struct Camera {
@@ -371,6 +400,8 @@ struct Camera {
     data_dir: PathBuf,
     images: PathBuf,
     taken: Arc<Mutex<Vec<&'static str>>>,
+    /// Whether it cannot tell that an install has come to its end.
+    is_broken: bool,
 }
 
 impl Camera {
@@ -441,6 +472,9 @@ impl SnapshotSink for CameraSink {
         self.camera.take("staged");
         self.inner.finish(position)?;
         self.camera.take("installed");
-        Ok(())
+        match self.camera.is_broken {
+            true => Err(io::Error::other("the directory cannot be synced")),
+            false => Ok(()),
+        }
     }
 }

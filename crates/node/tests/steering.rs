@@ -279,6 +279,7 @@ async fn a_drained_node_hands_over_what_it_feeds_and_takes_nobody_until_undraine
     let name = drained.node.status().borrow().name.clone();
     let mut drain = nodes[6].node.steer().drain(&name).await.unwrap();
     assert_eq!(drain.node.id, id(drained));
+    assert_eq!(drain.warning, None);
     eventually("nobody is left", async || drain.look().await.unwrap() == 0).await;
     eventually("all hang elsewhere", async || {
         let fed = |listener: &Running| upstream(listener).is_some_and(|up| up != id(drained));
@@ -293,13 +294,19 @@ async fn a_drained_node_hands_over_what_it_feeds_and_takes_nobody_until_undraine
     attached(&listeners[0]).await;
     assert_ne!(upstream(&listeners[0]), Some(id(drained)));
 
+    // Then nobody is left who could feed anybody.
+    let other_name = other.node.status().borrow().name.clone();
+    let last = nodes[3].node.steer().drain(&other_name).await.unwrap();
+    let warning = last.warning.expect("nobody else has room");
+    assert!(warning.contains(&format!("`eaves undrain {other_name}`")));
+    nodes[3].node.steer().undrain(&other_name).await.unwrap();
+
     let undrained = nodes[4].node.steer().undrain(&name).await.unwrap();
     said(&undrained, &["takes listeners again"]);
     let undrained = nodes[4].node.steer().undrain(&name).await.unwrap();
     said(&undrained, &["was not draining"]);
-    let other = other.node.status().borrow().name.clone();
     let steer = nodes[0].node.steer();
-    steer.avoid("l1", Some(&[other]), true).await.unwrap();
+    steer.avoid("l1", Some(&[other_name]), true).await.unwrap();
     eventually("the listener takes a place there again", async || {
         hangs_below(&listeners[0], drained)
     })
@@ -401,4 +408,11 @@ async fn the_survey_finds_who_hangs_nowhere_and_names_who_does_not_answer() {
     let error = nodes[0].node.steer().kick("v2").await.unwrap_err();
     assert!(matches!(error, SteerError::Unreachable(_)), "{error:?}");
     assert!(text(error).starts_with(&format!("v2 at {address}: did not answer")));
+    // But it can be avoided, for when it comes back.
+    let (steer, gone) = (nodes[0].node.steer(), ["v2".to_string()]);
+    eventually("the listener avoids who does not answer", async || {
+        let avoided = steer.avoid("l2", Some(&gone), true).await;
+        avoided.is_ok_and(|avoided| avoided.said.contains("avoids v2"))
+    })
+    .await;
 }

@@ -8,11 +8,11 @@ use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How long the other side may take for the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,6 +22,9 @@ const MAX_WAITING_CALLS: usize = 16 << 10;
 
 /// A channel that has carried nothing for this long is closed, so that a node keeps connections to its neighbours only (B13).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that wait to be written to one peer; one more question is answered "busy" here, and no further question of the peer is taken.
+const MAX_OUTBOX_BYTES: usize = 16 << 20;
 
 /// Bytes gathered for one write while more questions wait.
 const WRITE_BATCH_BYTES: usize = 256 << 10;
@@ -308,14 +311,14 @@ struct Live {
     /// Who is at the other end, by its own word.
     node_id: u64,
     next_id: AtomicU64,
-    outbox: mpsc::UnboundedSender<BytesMut>,
+    outbox: Outbox,
     waiting: Waiting,
 }
 
 impl Live {
     fn start(greeted: Greeted, address: String) -> Arc<Live> {
         let node_id = greeted.welcome.node_id;
-        let (outbox, inbox) = mpsc::unbounded_channel();
+        let (outbox, inbox) = outbox();
         let waiting = Waiting::default();
         let (writer, reader) = (
             write_until_idle(greeted.writer, inbox, waiting.clone()),
@@ -340,6 +343,12 @@ impl Live {
     }
 
     async fn call(&self, call: Call, tail: &[u8]) -> Result<(Reply, Bytes), CallError> {
+        if self.outbox.is_full() {
+            return Err(CallError::Rejected(Reject::new(
+                Reason::Busy,
+                "too many bytes wait to be sent to this peer",
+            )));
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut packet = BytesMut::new();
         put_packet(
@@ -367,9 +376,9 @@ impl Live {
             waiting: &self.waiting,
         };
         let gone = || format!("connection to peer {} closed", self.address);
-        self.outbox
-            .send(packet)
-            .map_err(|_| CallError::NotSent(gone()))?;
+        if !self.outbox.send(packet) {
+            return Err(CallError::NotSent(gone()));
+        }
         wait.await.map_err(|_| CallError::Lost(gone()))
     }
 }
@@ -386,32 +395,102 @@ impl Drop for Forget<'_> {
     }
 }
 
+/// A place for packets that wait to be written to a peer, and the end that takes them out. There is always room for one more, so that
+/// who puts them in never waits; it asks before whether it is full.
+pub(crate) fn outbox() -> (Outbox, Inbox) {
+    let (packets, inbox) = mpsc::unbounded_channel();
+    let waiting = Arc::<Unwritten>::default();
+    let outbox = Outbox {
+        packets,
+        waiting: waiting.clone(),
+    };
+    let inbox = Inbox {
+        packets: inbox,
+        waiting,
+    };
+    (outbox, inbox)
+}
+
+/// Packets in an [`Outbox`].
+#[derive(Default)]
+struct Unwritten {
+    bytes: AtomicUsize,
+    written: Notify,
+}
+
+/// The end that packets are put in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    packets: mpsc::UnboundedSender<BytesMut>,
+    waiting: Arc<Unwritten>,
+}
+
+/// The end that they are taken from.
+pub(crate) struct Inbox {
+    packets: mpsc::UnboundedReceiver<BytesMut>,
+    waiting: Arc<Unwritten>,
+}
+
+impl Outbox {
+    /// Whether [`MAX_OUTBOX_BYTES`] wait: the peer, or the way to it, does not keep up.
+    pub fn is_full(&self) -> bool {
+        self.waiting.bytes.load(Ordering::Relaxed) >= MAX_OUTBOX_BYTES
+    }
+
+    /// Waits until it is not full.
+    pub async fn room(&self) {
+        while self.is_full() {
+            self.waiting.written.notified().await;
+        }
+    }
+
+    /// Puts a packet in; false when nobody takes any more out.
+    pub fn send(&self, packet: BytesMut) -> bool {
+        let bytes = packet.len();
+        self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.packets.send(packet).is_ok()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.packets.is_closed()
+    }
+}
+
+impl Inbox {
+    async fn recv(&mut self) -> Option<BytesMut> {
+        self.packets.recv().await
+    }
+
+    /// Writes `batch` and whatever else waits already, in one go.
+    async fn write(
+        &mut self,
+        writer: &mut (dyn AsyncWrite + Send + Unpin),
+        mut batch: BytesMut,
+    ) -> io::Result<()> {
+        while batch.len() < WRITE_BATCH_BYTES {
+            match self.packets.try_recv() {
+                Ok(more) => batch.extend_from_slice(&more),
+                Err(_) => break,
+            }
+        }
+        writer.write_all(&batch).await?;
+        self.waiting.bytes.fetch_sub(batch.len(), Ordering::Relaxed);
+        self.waiting.written.notify_one();
+        Ok(())
+    }
+}
+
 /// Writes what comes, everything that waits at once. Ends with why.
 pub(crate) async fn write_all(
     mut writer: Box<dyn AsyncWrite + Send + Unpin>,
-    mut inbox: mpsc::UnboundedReceiver<BytesMut>,
+    mut inbox: Inbox,
 ) -> io::Error {
     while let Some(first) = inbox.recv().await {
-        if let Err(error) = write_waiting(&mut writer, first, &mut inbox).await {
+        if let Err(error) = inbox.write(&mut writer, first).await {
             return error;
         }
     }
     no_longer_needed()
-}
-
-/// Writes `batch` and whatever else waits already, in one go.
-async fn write_waiting(
-    writer: &mut (dyn AsyncWrite + Send + Unpin),
-    mut batch: BytesMut,
-    inbox: &mut mpsc::UnboundedReceiver<BytesMut>,
-) -> io::Result<()> {
-    while batch.len() < WRITE_BATCH_BYTES {
-        match inbox.try_recv() {
-            Ok(more) => batch.extend_from_slice(&more),
-            Err(_) => break,
-        }
-    }
-    writer.write_all(&batch).await
 }
 
 fn no_longer_needed() -> io::Error {
@@ -421,13 +500,13 @@ fn no_longer_needed() -> io::Error {
 /// Writes what comes until nothing has for a long time and nobody waits for an answer.
 async fn write_until_idle(
     mut writer: Box<dyn AsyncWrite + Send + Unpin>,
-    mut inbox: mpsc::UnboundedReceiver<BytesMut>,
+    mut inbox: Inbox,
     waiting: Waiting,
 ) -> io::Error {
     loop {
         match tokio::time::timeout(IDLE_TIMEOUT, inbox.recv()).await {
             Ok(Some(first)) => {
-                if let Err(error) = write_waiting(&mut writer, first, &mut inbox).await {
+                if let Err(error) = inbox.write(&mut writer, first).await {
                     return error;
                 }
             }

@@ -3,7 +3,7 @@
 //! A peer of another cluster, another protocol version, or no peer at all gets a reason (B12) and nothing else; what it sends is never
 //! trusted, only rejected.
 
-use super::client::write_all;
+use super::client::{Outbox, outbox, write_all};
 use crate::appender;
 use crate::core::{Core, REQUEST_TIMEOUT};
 use crate::describe;
@@ -25,7 +25,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// How long a new connection may take to say who it is.
@@ -222,10 +222,15 @@ async fn answer_requests(
     mut reader: PacketReader,
     writer: Box<dyn AsyncWrite + Send + Unpin>,
 ) -> io::Result<()> {
-    let (outbox, inbox) = mpsc::unbounded_channel();
+    let (outbox, inbox) = outbox();
     let room = Arc::new(Semaphore::new(MAX_REQUESTS));
     let reading = async {
-        while let Some(packet) = reader.next().await? {
+        loop {
+            // A peer that does not take its answers asks nothing more.
+            outbox.room().await;
+            let Some(packet) = reader.next().await? else {
+                return Ok(());
+            };
             core.hear(from);
             let request: Request = packet.expect(Kind::Request)?;
             let call = request
@@ -247,7 +252,6 @@ async fn answer_requests(
                 drop(permit);
             });
         }
-        Ok(())
     };
     tokio::select! {
         read = reading => read,
@@ -255,7 +259,7 @@ async fn answer_requests(
     }
 }
 
-fn send(outbox: &mpsc::UnboundedSender<BytesMut>, id: u64, reply: Reply, tail: &[u8]) {
+fn send(outbox: &Outbox, id: u64, reply: Reply, tail: &[u8]) {
     let response = Response {
         id,
         reply: Some(reply),
@@ -273,7 +277,7 @@ fn send(outbox: &mpsc::UnboundedSender<BytesMut>, id: u64, reply: Reply, tail: &
     let mut packet = BytesMut::new();
     put_packet(&mut packet, Kind::Response, &response, tail);
     // A closed outbox is a closed connection: the asker knows already.
-    let _ = outbox.send(packet);
+    outbox.send(packet);
 }
 
 async fn answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> (Reply, Bytes) {
@@ -319,6 +323,13 @@ async fn raft_answer(core: &Arc<Core>, from: u64, call: Call, tail: Bytes) -> io
             Reply::Done(Empty {})
         }
         Call::Append(head) => Reply::Appended(consensus.handle_append(head, tail).await?),
+        Call::Confirm(call) => match consensus.follows(&call.vote) {
+            true => Reply::Done(Empty {}),
+            false => Reply::Reject(Reject::new(
+                Reason::NoLeader,
+                "this voter does not follow that leader",
+            )),
+        },
         Call::Publish(member) => match consensus
             .publish(crate::member::Member {
                 id: from,

@@ -4,11 +4,14 @@ use super::log_store::LogStore;
 use super::machine::{Fence, Machine};
 use super::types::{Entry, RaftLogId, RaftVote, Types, from_raft_log_id, to_raft_log_id};
 use crate::applier::Applier;
+use crate::blocking::Blocking;
 use crate::committed::Committed;
-use crate::flusher::{Flusher, Flushing};
+use crate::dir::Dir;
+use crate::flusher::Flusher;
 use crate::keeper::Keeper;
 use crate::state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
 use bytes::Bytes;
+use eaves_log::sim::SimDisk;
 use eaves_log::{Base, Chain, Log, LogId, Options, RealDisk};
 use openraft::StorageError;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -16,6 +19,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
@@ -189,7 +193,7 @@ impl RaftLogStorage<Types> for AnyStart {
     }
 }
 
-struct Builder(Flushing);
+struct Builder(Blocking);
 
 impl StoreBuilder<Types, AnyStart, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, AnyStart, Machine), StorageError<Types>> {
@@ -201,9 +205,9 @@ impl StoreBuilder<Types, AnyStart, Machine, TempDir> for Builder {
         )
         .expect("open a new log");
         let flusher = Flusher::start(log, self.0).expect("start flushing");
-        let applier =
-            Applier::open(Arc::new(Positions::default()), dir.path()).expect("open an empty state");
-        let keeper = Keeper::new(flusher.clone(), applier.clone(), u64::MAX);
+        let applier = Applier::open(Arc::new(Positions::default()), Dir::real(dir.path()))
+            .expect("open an empty state");
+        let keeper = Keeper::new(flusher.clone(), applier.clone(), u64::MAX, self.0);
         let flushing = flusher.clone();
         let store = LogStore::new(flusher, applier.clone(), Committed::new(None));
         let store = AnyStart {
@@ -211,26 +215,78 @@ impl StoreBuilder<Types, AnyStart, Machine, TempDir> for Builder {
             flusher: flushing,
             start: None,
         };
-        Ok((dir, store, Machine::new(applier, keeper, Fence::default())))
+        Ok((
+            dir,
+            store,
+            Machine::new(applier, keeper, Fence::default(), self.0),
+        ))
     }
 }
 
 #[test]
-fn the_store_passes_openrafts_suite_with_a_flushing_thread() {
-    run(Flushing::Thread);
+fn the_store_passes_openrafts_suite_on_threads() {
+    run(Blocking::Threads);
 }
 
 #[test]
-fn the_store_passes_openrafts_suite_with_inline_flushing() {
-    run(Flushing::Inline(std::time::Duration::from_micros(100)));
+fn the_store_passes_openrafts_suite_inline() {
+    run(Blocking::Inline(std::time::Duration::from_micros(100)));
 }
 
-fn run(flushing: Flushing) {
+/// What confirms a leader's read index, and answers its heartbeats early (Raft dissertation 6.4).
+#[tokio::test]
+async fn a_voter_follows_whom_it_promised_to_follow_until_it_promises_another() {
+    let (_dir, mut store, _machine) = Builder(Blocking::Threads).build().await.unwrap();
+    let follows = |store: &AnyStart, vote: RaftVote| store.store.durable_vote().is(&(&vote).into());
+    let (old, asked, new) = (
+        RaftVote::new_committed(1, 7),
+        RaftVote::new(2, 8),
+        RaftVote::new_committed(2, 8),
+    );
+    assert!(!follows(&store, old), "nothing is promised yet");
+    store.save_vote(&old).await.unwrap();
+    assert!(follows(&store, old));
+    store.save_vote(&asked).await.unwrap();
+    assert!(!follows(&store, old), "another may lead from now on");
+    assert!(!follows(&store, new), "that one is not elected yet");
+    store.save_vote(&new).await.unwrap();
+    assert!(follows(&store, new) && !follows(&store, old));
+
+    let mut started_again = AnyStart {
+        store: store.store.anew(),
+        ..store.clone()
+    };
+    assert!(!follows(&started_again, new), "the vote is not read yet");
+    assert_eq!(started_again.read_vote().await.unwrap(), Some(new));
+    assert!(follows(&started_again, new) && !follows(&started_again, old));
+}
+
+fn run(blocking: Blocking) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("make a runtime");
     runtime
-        .block_on(Suite::<Types, AnyStart, Machine, Builder, TempDir>::test_all(Builder(flushing)))
+        .block_on(Suite::<Types, AnyStart, Machine, Builder, TempDir>::test_all(Builder(blocking)))
         .expect("pass the suite");
+}
+
+/// Whoever answers a candidate must not forget the answer (Raft paper, 5.1): a vote that did not reach the disk is an error.
+#[tokio::test]
+async fn a_vote_is_answered_only_once_it_is_durable() {
+    let disk = SimDisk::new();
+    let dir = Path::new("/data");
+    let (log, _) = Log::open(Arc::new(disk.clone()), &dir.join("log"), Options::default())
+        .expect("open a new log");
+    let flusher = Flusher::start(log, Blocking::Threads).expect("start flushing");
+    let applier = Applier::open(
+        Arc::new(Positions::default()),
+        Dir::new(Arc::new(disk.clone()), dir),
+    );
+    let applier = applier.expect("open an empty state");
+    let mut store = LogStore::new(flusher, applier, Committed::new(None));
+    assert!(store.save_vote(&RaftVote::new(1, 1)).await.is_ok());
+    disk.fail_syncs_after(0);
+    let answered = store.save_vote(&RaftVote::new(2, 1)).await;
+    assert!(answered.is_err(), "a vote was answered that is not on disk");
 }

@@ -8,15 +8,19 @@ use crate::committed::Committed;
 use crate::flusher::Flusher;
 use bytes::Bytes;
 use eaves_log::{Base, Frame};
+use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use prost::Message;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Bytes of entries in one AppendEntries request; one larger entry is sent alone.
 const MAX_APPEND_BYTES: usize = 1 << 20;
+
+/// Bytes of entries read at once to be applied, and applied in one batch.
+pub(super) const MAX_APPLY_BYTES: usize = 1 << 20;
 
 /// The log as openraft sees it; clones are readers of the same log.
 #[derive(Clone)]
@@ -25,6 +29,26 @@ pub(crate) struct LogStore {
     applier: Arc<Applier>,
     /// Where the tree learns what is committed, the moment Raft does.
     committed: Committed,
+    durable_vote: DurableVote,
+}
+
+/// The vote that is on this node's disk, as it changes.
+#[derive(Clone, Default)]
+pub(super) struct DurableVote(Arc<Mutex<Option<VoteBytes>>>);
+
+impl DurableVote {
+    pub fn is(&self, vote: &VoteBytes) -> bool {
+        self.0.lock().unwrap().as_ref() == Some(vote)
+    }
+
+    /// What an earlier run has left: a voter that starts anew still follows whom it followed.
+    fn found(&self, vote: VoteBytes) {
+        self.0.lock().unwrap().get_or_insert(vote);
+    }
+
+    fn set(&self, vote: VoteBytes) {
+        *self.0.lock().unwrap() = Some(vote);
+    }
 }
 
 impl LogStore {
@@ -33,7 +57,20 @@ impl LogStore {
             flusher,
             applier,
             committed,
+            durable_vote: DurableVote::default(),
         }
+    }
+
+    /// The vote on disk, once Raft has read or saved one.
+    pub fn durable_vote(&self) -> DurableVote {
+        self.durable_vote.clone()
+    }
+
+    /// The store as the next start finds it.
+    #[cfg(test)]
+    pub fn anew(&self) -> LogStore {
+        let (flusher, applier) = (self.flusher.clone(), self.applier.clone());
+        LogStore::new(flusher, applier, self.committed.clone())
     }
 
     fn read(&self, from: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -61,22 +98,49 @@ impl LogStore {
     }
 }
 
+/// First index, and the one after the last.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, end)
+}
+
 impl RaftLogReader<Types> for LogStore {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
-        let from = match range.start_bound() {
-            Bound::Included(from) => *from,
-            Bound::Excluded(before) => before + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last + 1,
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
-        };
+        let (from, end) = bounds(&range);
         self.read(from, end, usize::MAX)
+    }
+
+    /// Entries to apply, read a piece at a time: after a restart, or behind a slow disk, they are a whole log.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + Send
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (from, end) = bounds(&range);
+        let log = self.clone();
+        futures_util::stream::try_unfold(from, move |from| {
+            let piece = log.read(from, end, MAX_APPLY_BYTES);
+            std::future::ready(piece.map(|entries| {
+                let next = entries.last()?.frame().id().index + 1;
+                let entries = entries.into_iter().map(Ok);
+                Some((futures_util::stream::iter(entries), next))
+            }))
+        })
+        .try_flatten()
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
@@ -89,6 +153,7 @@ impl RaftLogReader<Types> for LogStore {
         };
         let vote = VoteBytes::decode(bytes)
             .map_err(|error| io::Error::other(format!("read vote: {error}")))?;
+        self.durable_vote.found(vote);
         Ok(Some(vote.into()))
     }
 }
@@ -110,13 +175,16 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
-        let bytes = Bytes::from(VoteBytes::from(vote).encode_to_vec());
+        let vote = VoteBytes::from(vote);
+        let bytes = Bytes::from(vote.encode_to_vec());
         let ticket = self
             .flusher
             .log()
             .save_hard_state(bytes)
             .map_err(io::Error::other)?;
-        self.flusher.durable(ticket).await
+        self.flusher.durable(ticket).await?;
+        self.durable_vote.set(vote);
+        Ok(())
     }
 
     /// The earliest moment a follower knows an entry committed; what it wakes must not be behind a lock or a disk.

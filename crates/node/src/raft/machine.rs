@@ -1,9 +1,11 @@
 //! openraft's state machine over the node's [`Applier`].
 
+use super::log_store::MAX_APPLY_BYTES;
 use super::types::{
     Entry, RaftLogId, RaftStoredMembership, Types, stored_membership_to_raft, to_raft_log_id,
 };
 use crate::applier::Applier;
+use crate::blocking::Blocking;
 use crate::keeper::Keeper;
 use crate::position::Applied;
 use crate::state_machine::{SnapshotSink, SnapshotSource};
@@ -39,6 +41,7 @@ pub(crate) struct Machine {
     applier: Arc<Applier>,
     keeper: Arc<Keeper>,
     fence: Fence,
+    blocking: Blocking,
 }
 
 /// Whether an openraft instance may still change the state. Whoever does holds the lock meanwhile.
@@ -65,11 +68,17 @@ impl Fence {
 }
 
 impl Machine {
-    pub fn new(applier: Arc<Applier>, keeper: Arc<Keeper>, fence: Fence) -> Machine {
+    pub fn new(
+        applier: Arc<Applier>,
+        keeper: Arc<Keeper>,
+        fence: Fence,
+        blocking: Blocking,
+    ) -> Machine {
         Machine {
             applier,
             keeper,
             fence,
+            blocking,
         }
     }
 
@@ -104,13 +113,15 @@ impl RaftStateMachine<Types> for Machine {
     where
         S: Stream<Item = io::Result<(Entry, Option<ApplyResponder<Types>>)>> + Unpin + Send,
     {
-        let mut batch = Vec::new();
+        let (mut batch, mut batch_bytes) = (Vec::new(), 0);
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            batch_bytes += entry.frame().as_bytes().len();
             batch.push((entry.into_frame(), responder));
-            if batch.len() == MAX_APPLY_ENTRIES {
+            if batch.len() == MAX_APPLY_ENTRIES || batch_bytes >= MAX_APPLY_BYTES {
                 self.keeper.room_to_apply().await?;
                 self.apply_batch(&mut batch)?;
+                batch_bytes = 0;
                 tokio::task::yield_now().await;
             }
         }
@@ -132,7 +143,7 @@ impl RaftStateMachine<Types> for Machine {
     ) -> io::Result<()> {
         let machine = self.clone();
         let meta = meta.clone();
-        tokio::task::spawn_blocking(move || {
+        let install = move || {
             let (sink, at) = match data {
                 SnapshotData::Nothing => {
                     return Err(io::Error::other("refuse to install a snapshot of nothing"));
@@ -147,21 +158,21 @@ impl RaftStateMachine<Types> for Machine {
                 )));
             }
             let end = at.next_index();
-            machine.fence.pass(|| machine.applier.install(sink, at))?;
+            // Raft ends at any error, and with it this node.
+            machine
+                .fence
+                .pass(|| Ok(machine.applier.install(sink, at)?))?;
             machine.keeper.installed(end);
             Ok(())
-        })
-        .await
-        .map_err(io::Error::other)?
+        };
+        self.blocking.run(install).await?
     }
 
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<SnapshotOf<Types, SnapshotData>>> {
         let applier = self.applier.clone();
-        let found = tokio::task::spawn_blocking(move || applier.snapshot())
-            .await
-            .map_err(io::Error::other)??;
+        let found = self.blocking.run(move || applier.snapshot()).await??;
         Ok(found.map(|(at, source)| SnapshotOf::<Types, SnapshotData> {
             meta: meta(&at),
             snapshot: SnapshotData::Source(source),

@@ -82,14 +82,20 @@ impl Consensus {
 
     /// How far a follower or learner is behind this leader, in entries; `None` while this is not known, or when this voter does not lead.
     pub fn lag_of(&self, id: u64) -> Option<u64> {
+        Some(self.last_index().saturating_sub(self.matched_index(id)?))
+    }
+
+    /// The last index of this voter's log, as Raft knows it.
+    pub fn last_index(&self) -> u64 {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().last_log_index.unwrap_or(0)
+    }
+
+    /// The last index up to which a follower or learner is known to have this leader's log; `None` as for [`Consensus::lag_of`].
+    pub fn matched_index(&self, id: u64) -> Option<u64> {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
-        let matched = now.replication.as_ref()?.get(&id)?.as_ref()?;
-        Some(
-            now.last_log_index
-                .unwrap_or(0)
-                .saturating_sub(matched.index),
-        )
+        Some(now.replication.as_ref()?.get(&id)?.as_ref()?.index)
     }
 
     /// How long ago a quorum last acknowledged this leader; `None` when this voter does not lead or was never acknowledged. A group of

@@ -16,7 +16,7 @@ use crate::snapshot;
 use crate::wire::{Kind, PacketReader, write_packet};
 use futures_util::{Stream, StreamExt};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -49,6 +49,15 @@ impl RaftNetworkFactory<Types> for Network {
             core: self.core.clone(),
             target,
             address: member.peer_address.clone(),
+            beats: false,
+        }
+    }
+
+    /// Raft sends every heartbeat as a stream of one request, which would be a new connection each.
+    async fn new_heartbeat_client(&mut self, target: u64, member: &Member) -> Link {
+        Link {
+            beats: true,
+            ..self.new_client(target, member).await
         }
     }
 }
@@ -60,6 +69,8 @@ pub(crate) struct Link {
     core: Weak<Core>,
     target: u64,
     address: String,
+    /// Carries heartbeats: as calls on the control connection, where no batch of entries is before them.
+    beats: bool,
 }
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -143,6 +154,9 @@ impl RaftNetworkV2<Types> for Link {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
+        if self.beats {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
             // Raft waits between attempts inside its stream: who connects first would try again without any pause.
             let mut input = input;

@@ -13,12 +13,13 @@ use super::source::{apply_rest, open_log};
 use super::{Origin, RecoverError, Survey};
 use crate::applier::Applier;
 use crate::config::{Founder, Group};
-use crate::identity::{Identity, IdentityError, write_durably};
+use crate::dir::Dir;
+use crate::identity::{Identity, IdentityError};
 use crate::keeper::UNPERSISTED_MAX_BYTES;
 use crate::member::{Member, Membership};
 use crate::raft::VoteBytes;
+use crate::saved;
 use crate::state_machine::StateMachine;
-use crate::tree_loop;
 use bytes::Bytes;
 use eaves_log::{Chain, DirLock, Disk, Frame, Kind, Log, LogId, RealDisk};
 use prost::Message;
@@ -36,11 +37,19 @@ const MAX_PERSISTS: usize = 8;
 /// Refuses a directory whose making was interrupted. [`crate::Node::start`] does, too; who opens a state machine before that asks first,
 /// since its files may be there in part.
 pub fn check_whole(dir: &Path) -> Result<(), IdentityError> {
-    match dir.join(UNFINISHED).exists() {
-        true => Err(IdentityError::Unfinished {
-            dir: dir.display().to_string(),
+    check_whole_in(&Dir::real(dir))
+}
+
+pub(crate) fn check_whole_in(dir: &Dir) -> Result<(), IdentityError> {
+    match dir.has(UNFINISHED) {
+        Ok(true) => Err(IdentityError::Unfinished {
+            dir: dir.path().display().to_string(),
         }),
-        false => Ok(()),
+        Ok(false) => Ok(()),
+        Err(cause) => Err(IdentityError::Io {
+            file: dir.path().join(UNFINISHED).display().to_string(),
+            cause,
+        }),
     }
 }
 
@@ -84,8 +93,7 @@ impl Survey {
         for dir in dirs {
             let mut release = || -> io::Result<()> {
                 before("release")?;
-                fs::remove_file(dir.join(UNFINISHED))?;
-                File::open(dir)?.sync_all()
+                Dir::real(dir).remove(UNFINISHED)
             };
             release().map_err(at(dir))?;
         }
@@ -105,11 +113,11 @@ impl Survey {
         before("lock")?;
         // Durably: what is made here must not be gone with its directory after a power failure.
         RealDisk.create_dir_all(dir)?;
-        let lock = DirLock::acquire(dir).map_err(io::Error::other)?;
+        let lock = DirLock::acquire(&RealDisk, dir).map_err(io::Error::other)?;
         // Somebody else may have made something here until now.
         check_free(dir)?;
         before("mark")?;
-        write_durably(&dir.join(UNFINISHED), b"this directory is not whole\n")?;
+        Dir::real(dir).write(UNFINISHED, b"this directory is not whole\n")?;
         before("copy")?;
         clear(dir)?;
         copy_dir(&self.chosen().dir, dir, true)?;
@@ -136,7 +144,7 @@ impl Survey {
             cluster_id: self.chosen().cluster_id,
             last: self.chosen().last(),
         };
-        origin.save(dir)?;
+        origin.save(&Dir::real(dir))?;
         before("identify")?;
         let identity = Identity {
             cluster_id: Some(cluster_id),
@@ -146,7 +154,7 @@ impl Survey {
             keep_below: None,
             name: founder.name.clone(),
         };
-        identity.save(dir).map_err(io::Error::other)
+        identity.save(&Dir::real(dir)).map_err(io::Error::other)
     }
 
     /// Refuses what [`Survey::make`] would refuse before it makes anything.
@@ -207,7 +215,7 @@ fn begin(
     first: &Frame,
     vote: VoteBytes,
 ) -> io::Result<()> {
-    let applier = Applier::open(machine, dir)?;
+    let applier = Applier::open(machine, Dir::real(dir))?;
     let log = open_log(Arc::new(RealDisk), dir, &applier).map_err(io::Error::other)?;
     flush(&log)?;
     applier.log_follows()?;
@@ -330,7 +338,7 @@ fn copy_dir(from: &Path, to: &Path, top: bool) -> io::Result<()> {
         let own = [
             eaves_log::LOCK_FILE,
             crate::identity::FILE,
-            tree_loop::SAVED_FILE,
+            saved::FILE,
             super::origin::FILE,
             crate::snapshot::DIR_NAME,
         ];

@@ -34,6 +34,7 @@ mod survey;
 mod tests;
 
 pub use make::check_whole;
+pub(crate) use make::check_whole_in;
 pub(crate) use origin::Origin;
 pub use source::{Source, Stand};
 pub use survey::{Agreement, Survey};

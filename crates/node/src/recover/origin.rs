@@ -1,9 +1,8 @@
 //! A note in a recovered directory that says what it was made from, so that nodes of the lost group can be told.
 
-use crate::identity::write_durably;
+use crate::dir::Dir;
 use eaves_log::LogId;
 use std::io;
-use std::path::Path;
 
 pub(super) const FILE: &str = "recovered";
 
@@ -18,17 +17,17 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// The note in `dir`, if the directory was recovered and its note can be read: nothing depends on it but a text.
-    pub fn load(dir: &Path) -> Option<Origin> {
-        parse(&std::fs::read_to_string(dir.join(FILE)).ok()?)
+    pub fn load(dir: &Dir) -> Option<Origin> {
+        parse(std::str::from_utf8(&dir.read(FILE).ok()??).ok()?)
     }
 
-    pub fn save(&self, dir: &Path) -> io::Result<()> {
+    pub fn save(&self, dir: &Dir) -> io::Result<()> {
         let Origin { cluster_id, last } = self;
         let text = format!(
             "eaves recovered 1\ncluster {cluster_id:016x}\nterm {}\nindex {}\n",
             last.term, last.index
         );
-        write_durably(&dir.join(FILE), text.as_bytes())
+        dir.write(FILE, text.as_bytes())
     }
 }
 
@@ -45,18 +44,20 @@ fn parse(text: &str) -> Option<Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eaves_log::sim::SimDisk;
+    use std::sync::Arc;
 
     #[test]
     fn what_was_noted_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Origin::load(dir.path()), None);
+        let dir = Dir::new(Arc::new(SimDisk::new()), "/data");
+        assert_eq!(Origin::load(&dir), None);
         let origin = Origin {
             cluster_id: 0xfeed,
             last: LogId::new(3, 70),
         };
-        origin.save(dir.path()).unwrap();
-        assert_eq!(Origin::load(dir.path()), Some(origin));
-        std::fs::write(dir.path().join(FILE), "something else").unwrap();
-        assert_eq!(Origin::load(dir.path()), None);
+        origin.save(&dir).unwrap();
+        assert_eq!(Origin::load(&dir), Some(origin));
+        dir.write(FILE, b"something else").unwrap();
+        assert_eq!(Origin::load(&dir), None);
     }
 }

@@ -2,12 +2,13 @@
 
 use super::RecoverError;
 use crate::applier::Applier;
-use crate::identity::Identity;
+use crate::dir::Dir;
+use crate::identity::{self, Identity};
 use crate::member::Member;
 use crate::opening::check_prefix;
 use crate::position::Applied;
 use crate::state_machine::StateMachine;
-use eaves_log::{Base, Chain, DirLock, Disk, FrozenDisk, Log, LogId, OpenError, Options};
+use eaves_log::{Base, Chain, DirLock, Disk, FrozenDisk, Log, LogId, OpenError, Options, RealDisk};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,12 +74,19 @@ impl Source {
                 "there is no such directory; give the --data-dir of a node".into(),
             ));
         }
-        let identity = Identity::load(dir)
+        // Neither is a lock left where no node was, or where one was not made to its end.
+        if !dir.join(identity::FILE).exists() {
+            Identity::load(&Dir::real(dir)).map_err(|error| useless(error.to_string()))?;
+            return Err(nothing());
+        }
+        let lock = DirLock::acquire(&RealDisk, dir)?;
+        // Only now: a server that had the lock may have written it until then.
+        let identity = Identity::load(&Dir::real(dir))
             .map_err(|error| useless(error.to_string()))?
             .ok_or_else(nothing)?;
-        let lock = DirLock::acquire(dir)?;
         let machine = open(dir).map_err(|error| useless(error.to_string()))?;
-        let applier = Applier::open(machine, dir).map_err(|error| useless(error.to_string()))?;
+        let applier =
+            Applier::open(machine, Dir::real(dir)).map_err(|error| useless(error.to_string()))?;
         let log = open_log(Arc::new(FrozenDisk::new()), dir, &applier).map_err(useless)?;
         apply_rest(&log, &applier, |_| Ok(())).map_err(|error| useless(error.to_string()))?;
         let Applied {
@@ -139,7 +147,10 @@ pub(super) fn open_log(disk: Arc<dyn Disk>, dir: &Path, applier: &Applier) -> Re
     let (log, _) = Log::open(disk, &dir.join("log"), Options::default()).map_err(broken)?;
     let applied = applier.state();
     if applied.last > log.last_id() {
-        if !applier.is_ahead_of_log() {
+        if !applier
+            .is_ahead_of_log()
+            .map_err(|error| error.to_string())?
+        {
             let required = applied.index().unwrap_or(0);
             log.require_at_least(required).map_err(|_| {
                 format!(

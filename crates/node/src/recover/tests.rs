@@ -3,6 +3,7 @@
 use super::{Agreement, RecoverError, Source, Survey};
 use crate::applier::Applier;
 use crate::config::Group;
+use crate::dir::Dir;
 use crate::identity::Identity;
 use crate::member::{Member, Membership};
 use crate::raft::VoteBytes;
@@ -99,12 +100,12 @@ fn node(
         keep_below: None,
         name: name.into(),
     };
-    identity.save(&dir).unwrap();
+    identity.save(&Dir::real(&dir)).unwrap();
     let (log, _) = Log::open(Arc::new(RealDisk), &dir.join("log"), Options::default()).unwrap();
     let frames = entries(text);
     log.append(&frames).unwrap();
     flush(&log);
-    let applier = Applier::open(open(&dir).unwrap(), &dir).unwrap();
+    let applier = Applier::open(open(&dir).unwrap(), Dir::real(&dir)).unwrap();
     applier.apply(&frames[..=applied as usize]).unwrap();
     assert_eq!(applier.persist(applied).unwrap(), Some(applied));
     fs::write(dir.join("upstreams"), b"of the old node").unwrap();
@@ -152,10 +153,12 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// What a node that starts in `dir` finds: identity, last entry, text, voters.
 fn found(dir: &Path) -> (Identity, LogId, String, Vec<String>) {
-    let identity = Identity::load(dir).unwrap().expect("it is whole");
+    let identity = Identity::load(&Dir::real(dir))
+        .unwrap()
+        .expect("it is whole");
     let (log, _) = Log::open(Arc::new(RealDisk), &dir.join("log"), Options::default()).unwrap();
     let machine = machine(dir).unwrap();
-    let applied = Applier::open(Arc::new(machine.clone()), dir)
+    let applied = Applier::open(Arc::new(machine.clone()), Dir::real(dir))
         .unwrap()
         .state();
     assert_eq!(
@@ -230,9 +233,9 @@ fn listeners_that_contradict_each_other_and_other_clusters_are_refused() {
     );
 
     let l3 = node(root.path(), "l3", None, &[(1, "ab")], 1);
-    let mut identity = Identity::load(&l3).unwrap().unwrap();
+    let mut identity = Identity::load(&Dir::real(&l3)).unwrap().unwrap();
     identity.cluster_id = Some(LOST + 1);
-    identity.save(&l3).unwrap();
+    identity.save(&Dir::real(&l3)).unwrap();
     let error = survey(&[&l1, &l3]).err().expect("two clusters");
     assert!(
         matches!(&error, RecoverError::OtherCluster { .. }),
@@ -319,7 +322,7 @@ fn a_crash_before_any_step_leaves_nothing_a_node_starts_with_and_the_same_comman
         }
         for dir in &dirs {
             // The first is released before the second: each is whole then.
-            match Identity::load(dir) {
+            match Identity::load(&Dir::real(dir)) {
                 Ok(Some(_)) => assert_eq!(last, "release"),
                 Ok(None) => assert!(!dir.exists() || content(dir).is_empty(), "{last}"),
                 Err(error) => assert!(error.to_string().contains("is not whole"), "{error}"),
@@ -327,11 +330,19 @@ fn a_crash_before_any_step_leaves_nothing_a_node_starts_with_and_the_same_comman
         }
         if !dirs
             .iter()
-            .any(|dir| matches!(Identity::load(dir), Ok(Some(_))))
+            .any(|dir| matches!(Identity::load(&Dir::real(dir)), Ok(Some(_))))
         {
             survey.make(&group, &dirs, open).unwrap();
-            dirs.iter().for_each(|dir| assert_eq!(found(dir).2, "abcd"));
+        } else {
+            // What is whole is never overwritten; the other one's refusal says what to do.
+            let refused = crate::recover::check_whole(&dirs[1]).unwrap_err();
+            let advice = "remove all directories that it was to make and run it again";
+            assert!(refused.to_string().contains(advice), "{refused}");
+            survey.make(&group, &dirs, open).unwrap_err();
+            dirs.iter().for_each(|dir| fs::remove_dir_all(dir).unwrap());
+            survey.make(&group, &dirs, open).unwrap();
         }
+        dirs.iter().for_each(|dir| assert_eq!(found(dir).2, "abcd"));
     }
     assert_eq!(content(&l1), before);
 }
@@ -353,11 +364,15 @@ fn directories_in_use_taken_or_damaged_are_refused_by_name() {
     fs::create_dir(&empty).unwrap();
     assert!(refused(&empty).contains("holds no node's data"));
 
-    let lock = DirLock::acquire(&l1).unwrap();
+    // What a server is writing is not looked at: not even the identity.
+    let lock = DirLock::acquire(&RealDisk, &l1).unwrap();
+    let identity = fs::read(l1.join(crate::identity::FILE)).unwrap();
+    fs::write(l1.join(crate::identity::FILE), b"half of it").unwrap();
     assert!(matches!(
         Source::open(&l1, open),
         Err(RecoverError::Lock(_))
     ));
+    fs::write(l1.join(crate::identity::FILE), identity).unwrap();
     drop(lock);
 
     // A voter's, a listener's and anybody else's files in the way of the new directory.
@@ -381,7 +396,7 @@ fn directories_in_use_taken_or_damaged_are_refused_by_name() {
     let mut missing = entries(&[(1, "abcdefg")]);
     missing.truncate(7);
     let short = node(root.path(), "short", None, &[(1, "abcd")], 4);
-    let applier = Applier::open(open(&short).unwrap(), &short).unwrap();
+    let applier = Applier::open(open(&short).unwrap(), Dir::real(&short)).unwrap();
     applier.apply(&missing[5..]).unwrap();
     applier.persist(6).unwrap();
     assert!(refused(&short).contains("entries are missing"));

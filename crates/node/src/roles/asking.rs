@@ -2,7 +2,6 @@
 
 use super::change::{self, ASK_TIMEOUT};
 use super::message::{Ask, ChangeAsk, ChangeKind, ChangeState, ChangeTold, Target, Told};
-use crate::config::random_number;
 use crate::core::Core;
 use crate::describe;
 use crate::message::{Call, Empty, Reason, Reject, Reply};
@@ -96,7 +95,7 @@ pub(crate) async fn change_role(
                     ChangeState::Refused => return Err(RoleChangeError::Refused(told.text)),
                     ChangeState::GoOn => {
                         runs += 1;
-                        ask.attempt = random_number();
+                        ask.attempt = core.random_number();
                         told.text
                     }
                 }
@@ -187,7 +186,7 @@ async fn resolve(core: &Arc<Core>, change: RoleChange) -> Result<Resolved, RoleC
             (Ok(node), Ok(replaced)) => {
                 return Ok(Resolved::Ask(ChangeAsk {
                     leader_only: false,
-                    attempt: random_number(),
+                    attempt: core.random_number(),
                     run: 0,
                     seen: 0,
                     kind: kind as i32,
@@ -206,6 +205,15 @@ async fn resolve(core: &Arc<Core>, change: RoleChange) -> Result<Resolved, RoleC
                 if attempt < GATHER_TIMES =>
             {
                 tokio::time::sleep(RETRY_PAUSE).await
+            }
+            (Err(Missing::Unknown(text)), _) if kind == ChangeKind::Demote => {
+                let voters: Vec<String> = (core.membership().voters())
+                    .map(|voter| voter.name.clone())
+                    .collect();
+                return Err(RoleChangeError::Refused(format!(
+                    "{text}; the voters are {}: if it was one, and was taken out while it was down, nothing is left to do",
+                    voters.join(", ")
+                )));
             }
             (Err(Missing::Unknown(text) | Missing::Ambiguous(text)), _)
             | (_, Err(Missing::Unknown(text) | Missing::Ambiguous(text))) => {

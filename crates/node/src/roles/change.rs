@@ -9,12 +9,12 @@ use super::message::{
 };
 use super::standing::tell_to_look;
 use super::until_stopped;
-use crate::config::random_number;
 use crate::core::{Core, Up};
 use crate::member::{Member, Membership};
 use crate::message::{Purpose, Reason, Reject, Reply};
 use crate::raft::{ChangeError, Consensus};
 use crate::steps::Step;
+use eaves_log::{LogId, ReadError};
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -26,11 +26,15 @@ use tokio::time::Instant;
 /// the leader that the tree can bring at no cost to it.
 pub const PROMOTION_LAG_ENTRIES: u64 = 1_000;
 
-/// How far behind a voter may be to take over leadership: writes wait while it catches up.
+/// How far behind a voter may be to take over leadership: writes wait while it catches up. Under many writes all are further behind than
+/// this all the time; then who has everything that the leader had a [`LOOK_PAUSE`] ago is close enough.
 const TRANSFER_LAG_ENTRIES: u64 = 100;
 
 /// How long a node that is catching up may come no nearer before it is given up.
 const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to do about a listener whose log is not the group's.
+const NOT_OURS: &str = "its data is damaged or of another history: compare with other nodes, then remove its data directory and let it join anew";
 
 /// How often a node that is catching up is looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -239,7 +243,7 @@ async fn serve(core: &Arc<Core>, consensus: Arc<Consensus>, ask: ChangeAsk) -> R
         let text = "a change that this version does not know: upgrade the leader";
         return Reply::Reject(Reject::new(Reason::Invalid, text));
     }
-    let run = match core.changes.join(&ask, random_number()) {
+    let run = match core.changes.join(&ask, core.random_number()) {
         Ok((run, false)) => run,
         Ok((run, true)) => {
             let (core, begun) = (core.clone(), run.clone());
@@ -472,21 +476,55 @@ impl Change<'_> {
         let mut patience = Patience::new();
         loop {
             let told = self.where_it_stands(node).await?;
-            if told.is_voter || voter_ids(before).count() == 1 {
-                // What it lacks comes by Raft: it takes part already, or there is no follower to feed it.
+            if told.is_voter {
+                // It takes part already.
                 return Ok(());
             }
             let ours = self.core.committed.get().map_or(0, |id| id.index + 1);
-            let theirs = told.last.map_or(0, |id| id.index + 1);
-            let lag = ours.saturating_sub(theirs);
-            if lag <= PROMOTION_LAG_ENTRIES {
+            let theirs = told.last.map_or(0, |id| id.index() + 1);
+            let lag = ours.abs_diff(theirs);
+            if theirs > ours {
+                let text = format!("{label} is {lag} entries ahead of the leader");
+                patience.look(self.run, lag, text, NOT_OURS)?;
+            } else if voter_ids(before).count() == 1 {
+                // There is no follower to feed it: what it lacks comes by Raft.
+                return self.check_log(&label, &told).await;
+            } else if lag <= PROMOTION_LAG_ENTRIES {
+                self.check_log(&label, &told).await?;
                 self.run
                     .tell(format!("{label} is {lag} entries behind the leader"));
                 return Ok(());
+            } else {
+                let text = format!("{label} is {lag} entries behind the leader");
+                patience.look(self.run, lag, text, "ask again when it has caught up")?;
             }
-            let text = format!("{label} is {lag} entries behind the leader");
-            patience.look(self.run, lag, text, "ask again when it has caught up")?;
             tokio::time::sleep(TELL_INTERVAL).await;
+        }
+    }
+
+    /// Refuses a listener whose log is not a prefix of this leader's (B12). Raft would not find out: it compares terms and indices only.
+    async fn check_log(&self, label: &str, told: &StandTold) -> Outcome {
+        let Some(last) = told.last.map(LogId::from) else {
+            return Ok(());
+        };
+        let log = self.core.flusher.log().clone();
+        let read = self.core.config.blocking;
+        let ours = match read.run(move || log.chain_at(last.index)).await {
+            Ok(Ok(ours)) => ours,
+            Ok(Err(ReadError::Gone { .. })) => None,
+            Ok(Err(error)) => return refused(format!("the leader cannot read its log: {error}")),
+            Err(error) => return refused(format!("the leader cannot read its log: {error}")),
+        };
+        match ours {
+            Some(ours) if ours.0 == told.chain => Ok(()),
+            Some(ours) => refused(format!(
+                "the log of {label} differs from the leader's at {last} or before (chain {:016x}, the leader has {:016x}); {NOT_OURS}",
+                told.chain, ours.0
+            )),
+            None => refused(format!(
+                "the log of {label} ends at {last}, and the leader no longer holds that: they cannot be compared; let {label} catch up \
+                 from the tree, or remove its data directory and let it join anew"
+            )),
         }
     }
 
@@ -494,11 +532,7 @@ impl Change<'_> {
         let ask = Ask::Stand(Nothing {});
         match ask_stand(self.core, &node.peer_address, ask, STAND_TIMEOUT).await {
             Ok(told) if told.member.id() == node.id => Ok(told),
-            Ok(_) => refused(format!(
-                "another node than {} answers at {}; look at `eaves tree`",
-                node.label(),
-                node.peer_address
-            )),
+            Ok(_) => refused(another_answers(node)),
             Err(error) => refused(format!("{} cannot be reached: {error}", node.label())),
         }
     }
@@ -512,7 +546,9 @@ impl Change<'_> {
             TURN_TIMEOUT,
         );
         let told = match opened.await {
-            Ok(told) => told,
+            Ok(told) if told.member.id() == node.id => told,
+            // The address has changed hands since it was asked where it stands. Whoever has it now is told to look, as after any failure.
+            Ok(_) => return refused(another_answers(node)),
             Err(error) => return refused(format!("{label} did not open Raft: {error}")),
         };
         self.run
@@ -533,14 +569,16 @@ impl Change<'_> {
         let mut patience = Patience::new();
         // Mostly it takes a moment, of which there is nothing to tell.
         patience.told_at = Some(Instant::now());
+        let mut pursuit = Pursuit::default();
         loop {
             if !self.consensus.is_leader() {
                 return Err(Stop::LookAgain("the leader has changed".into()));
             }
-            let lag = self.consensus.lag_of(node.id).unwrap_or(u64::MAX);
-            if lag <= TRANSFER_LAG_ENTRIES {
+            if pursuit.is_close(self.consensus, node.id) {
                 return Ok(());
             }
+            pursuit = Pursuit::of(self.consensus);
+            let lag = self.consensus.lag_of(node.id).unwrap_or(u64::MAX);
             let label = node.label();
             let text = match lag {
                 u64::MAX => format!("{label} has not answered the leader yet"),
@@ -612,22 +650,7 @@ impl Change<'_> {
     /// Hands leadership to the best of `candidates`, and returns the name of whoever leads then. A transfer to a voter that cannot take
     /// over would stop all writes until an election, so it must answer, and be close.
     async fn move_leadership(&self, candidates: Vec<Member>) -> Outcome<String> {
-        let answering = self.answering(candidates.iter()).await;
-        let closest = candidates
-            .iter()
-            .filter(|member| answering.contains(&member.id))
-            .filter_map(|member| Some((self.consensus.lag_of(member.id)?, member)))
-            .min_by_key(|(lag, _)| *lag);
-        let names = || names(candidates.iter());
-        let Some((lag, to)) = closest else {
-            return refused(format!("leadership stays: {} cannot be reached", names()));
-        };
-        if lag > TRANSFER_LAG_ENTRIES {
-            return refused(format!(
-                "leadership stays: {} is {lag} entries behind, and writes would wait for it; ask again when it has caught up",
-                to.name
-            ));
-        }
+        let to = self.successor(&candidates).await?;
         self.core.step(Step::SuccessorFound).await;
         self.run.tell(format!("hand leadership to {}", to.name));
         self.consensus.transfer(to.id).await?;
@@ -646,6 +669,38 @@ impl Change<'_> {
             "{} has not taken over in time",
             to.name
         )))
+    }
+
+    /// The closest of `candidates`, which has a moment to come close.
+    async fn successor<'m>(&self, candidates: &'m [Member]) -> Outcome<&'m Member> {
+        let deadline = Instant::now() + QUORUM_TIMEOUT;
+        let mut pursuit = Pursuit::default();
+        loop {
+            let answering = self.answering(candidates.iter()).await;
+            let closest = candidates
+                .iter()
+                .filter(|member| answering.contains(&member.id))
+                .filter_map(|member| Some((self.consensus.lag_of(member.id)?, member)))
+                .min_by_key(|(lag, _)| *lag);
+            match closest {
+                Some((_, member)) if pursuit.is_close(self.consensus, member.id) => {
+                    return Ok(member);
+                }
+                _ if Instant::now() < deadline => {}
+                Some((lag, member)) => {
+                    return refused(format!(
+                        "leadership stays: {} is {lag} entries behind, and writes would wait for it; ask again when it has caught up",
+                        member.name
+                    ));
+                }
+                None => {
+                    let names = names(candidates.iter());
+                    return refused(format!("leadership stays: {names} cannot be reached"));
+                }
+            }
+            pursuit = Pursuit::of(self.consensus);
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
     }
 
     /// Refuses voters of whom no majority would be there, and close: without one that is far behind, nothing is committed until it has
@@ -747,6 +802,32 @@ impl Change<'_> {
     }
 }
 
+/// Where a leader's log ended when it was last looked at whether somebody is close.
+#[derive(Default)]
+struct Pursuit {
+    last_index: Option<u64>,
+}
+
+impl Pursuit {
+    fn of(leader: &Consensus) -> Pursuit {
+        Pursuit {
+            last_index: Some(leader.last_index()),
+        }
+    }
+
+    /// Whether a follower or learner lacks little, or nothing of what the leader had then.
+    fn is_close(&self, leader: &Consensus, id: u64) -> bool {
+        let lacks_little = leader
+            .lag_of(id)
+            .is_some_and(|lag| lag <= TRANSFER_LAG_ENTRIES);
+        let has_come = leader
+            .matched_index(id)
+            .zip(self.last_index)
+            .is_some_and(|(matched, last)| matched >= last);
+        lacks_little || has_come
+    }
+}
+
 /// Bounds the waiting for a node that catches up, and tells how far it is.
 struct Patience {
     nearest: u64,
@@ -776,6 +857,14 @@ impl Patience {
         }
         Ok(())
     }
+}
+
+fn another_answers(node: &Target) -> String {
+    format!(
+        "another node than {} answers at {}; look at `eaves tree`",
+        node.label(),
+        node.peer_address
+    )
 }
 
 fn voter_ids(membership: &Membership) -> impl Iterator<Item = u64> {

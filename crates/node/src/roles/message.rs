@@ -62,6 +62,9 @@ pub(crate) struct StandTold {
     /// The last entry of its log.
     #[prost(message, optional, tag = "3")]
     pub last: Option<LogIdBytes>,
+    /// The chain value there (B12).
+    #[prost(fixed64, tag = "4")]
+    pub chain: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

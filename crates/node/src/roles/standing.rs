@@ -10,9 +10,9 @@ use crate::core::{Core, REQUEST_TIMEOUT, Up};
 use crate::member::{Member, Membership};
 use crate::message::{Purpose, Reason, Reject, Reply};
 use crate::raft::Consensus;
+use crate::saved;
 use crate::status::Role;
 use crate::steps::Step;
-use crate::tree_loop;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeSet;
@@ -109,7 +109,7 @@ async fn ask_whether_outside(core: &Core, leader_address: Option<String>) -> Opt
 /// Everybody who might know a leader: whoever told us to look, the members this node knew, and where it would look for an upstream.
 fn addresses(core: &Core, leader_address: Option<String>) -> BTreeSet<String> {
     let members = core.membership().members;
-    let (saved, _) = tree_loop::load_saved(&core.config.data_dir).unwrap_or_default();
+    let (saved, _) = saved::load(&core.config.dir()).unwrap_or_default();
     let others = members
         .into_values()
         .filter(|member| member.id != core.node_id);

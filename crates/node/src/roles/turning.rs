@@ -8,19 +8,21 @@ use crate::member::Member;
 use crate::message::{Reason, Reject, Reply};
 use crate::opening;
 use crate::position::LogIdBytes;
+use crate::saved;
 use crate::status::{NodeEvent, Role};
 use crate::steps::Step;
-use crate::tree_loop;
 use eaves_tree::{NodeId, Saved};
 use std::io;
 use std::sync::Arc;
 
 /// Where this node stands, by its own word.
 pub(super) fn stand(core: &Core) -> Told {
+    let end = core.flusher.log().end();
     Told::Stand(StandTold {
         member: core.me().into(),
         is_voter: core.consensus().is_some(),
-        last: core.flusher.log().last_id().map(LogIdBytes::from),
+        last: end.last.map(LogIdBytes::from),
+        chain: end.chain.0,
     })
 }
 
@@ -82,6 +84,7 @@ async fn become_voter(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
     core.step(Step::VoterPersisted).await;
 
     open_voter(core, tenure).await?;
+    core.unfed.forget();
     announce(core, Role::Follower);
     core.step(Step::RaftOpened).await;
     Ok(())
@@ -93,7 +96,7 @@ async fn go_back(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
     if tenure.identity.is_voter {
         persist(core, tenure, |identity| identity.is_voter = false).await?;
     }
-    let (saved, _) = tree_loop::load_saved(&core.config.data_dir)?;
+    let (saved, _) = saved::load(&core.config.dir())?;
     core.tree.become_listener(saved).await?;
     open_listener(core, tenure);
     Ok(())
@@ -140,7 +143,7 @@ pub(super) async fn become_listener(
 
 /// Keeps the voters on disk, so that a listener that was a voter knows where to look for an upstream, after a restart too (B5).
 fn remember(core: &Core, voters: &[Member]) -> io::Result<Saved> {
-    let (mut saved, started_with) = tree_loop::load_saved(&core.config.data_dir)?;
+    let (mut saved, started_with) = saved::load(&core.config.dir())?;
     let others = voters.iter().filter(|voter| voter.id != core.node_id);
     let mut learned: Vec<eaves_tree::Peer> = others.map(super::peer).collect();
     for peer in saved.learned {
@@ -151,7 +154,7 @@ fn remember(core: &Core, voters: &[Member]) -> io::Result<Saved> {
     }
     learned.truncate(eaves_tree::LEARNED_MAX);
     saved.learned = learned;
-    tree_loop::store_saved(&core.config.data_dir, &saved, &started_with)?;
+    saved::store(&core.config.dir(), &saved, &started_with)?;
     Ok(saved)
 }
 
@@ -161,11 +164,9 @@ async fn persist(
     change: impl FnOnce(&mut Identity),
 ) -> io::Result<()> {
     change(&mut tenure.identity);
-    let (identity, dir) = (tenure.identity.clone(), core.config.data_dir.clone());
-    tokio::task::spawn_blocking(move || identity.save(&dir))
-        .await
-        .map_err(io::Error::other)?
-        .map_err(io::Error::other)
+    let (identity, dir) = (tenure.identity.clone(), core.config.dir());
+    let saving = core.config.blocking.run(move || identity.save(&dir));
+    saving.await?.map_err(io::Error::other)
 }
 
 fn announce(core: &Core, role: Role) {

@@ -1,34 +1,37 @@
 //! A snapshot being received: a file whose chunks are proven against what the sender says they must be.
 
 use super::manifest::Manifest;
-use super::spool::{Spool, at_path, read_chunk};
+use super::spool::{Spool, at_path, read_chunk, remove};
 use super::{HALF_KEPT_FOR, SYNC_BYTES};
+use crate::blocking::{Blocking, Interrupt};
+use crate::dir::Dir;
 use bytes::Bytes;
-use std::fs::File;
+use eaves_log::DiskFile;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::Instant;
 
 /// The file of a snapshot that is not complete.
 const FILE_NAME: &str = "incoming";
 
 /// The place for the one snapshot that a node receives at a time.
 pub(crate) struct Inbox {
-    path: PathBuf,
-    turn: Arc<Mutex<()>>,
+    dir: Dir,
+    blocking: Blocking,
+    /// Whoever holds it has the file. In it, when the file was last in use; files of an earlier run count from the start of this one.
+    turn: Arc<Mutex<Instant>>,
     /// Counts those who came; the newest takes over.
     newest: watch::Sender<u64>,
 }
 
 impl Inbox {
-    pub fn new(dir: &Path) -> Inbox {
+    pub fn new(dir: Dir, blocking: Blocking) -> Inbox {
         Inbox {
-            path: dir.join(FILE_NAME),
-            turn: Arc::default(),
+            dir,
+            blocking,
+            turn: Arc::new(Mutex::new(Instant::now())),
             newest: watch::Sender::new(0),
         }
     }
@@ -50,20 +53,29 @@ impl Inbox {
     /// Opens the file for the snapshot of `manifest`, and finds out which chunks an earlier try left in it.
     pub async fn open(&self, manifest: Manifest) -> io::Result<Incoming> {
         let turn = self.turn.clone().lock_owned().await;
-        let path = self.path.clone();
-        interruptible(move |interrupt| Incoming::open(turn, path, manifest, interrupt)).await
+        let dir = self.dir.clone();
+        let open = move |interrupt| Incoming::open(turn, dir, manifest, interrupt);
+        self.blocking.interruptible(open).await?
+    }
+
+    /// Gives the space of what was received and never completed back, if there is any: whoever makes room on a full disk for a log or a
+    /// state needs it more.
+    pub fn give_back(&self) -> bool {
+        let is_there = self.dir.has(FILE_NAME).unwrap_or(false);
+        if is_there {
+            tracing::warn!("remove a half received snapshot, for its space");
+            remove(&self.dir, FILE_NAME);
+        }
+        is_there
     }
 
     /// Removes what was received and never completed, once it is old.
     pub fn tidy(&self) {
-        let Ok(_turn) = self.turn.try_lock() else {
+        let Ok(used) = self.turn.try_lock() else {
             return;
         };
-        let age = std::fs::metadata(&self.path)
-            .and_then(|file| file.modified())
-            .map(|changed| changed.elapsed().unwrap_or_default());
-        if age.is_ok_and(|age| age > HALF_KEPT_FOR) {
-            remove(&self.path);
+        if used.elapsed() > HALF_KEPT_FOR {
+            remove(&self.dir, FILE_NAME);
         }
     }
 }
@@ -73,37 +85,32 @@ impl Inbox {
 /// It owns the inbox: nobody else writes to the file while it lives, also when its owner was dropped in the middle of a write.
 pub(crate) struct Incoming {
     pub manifest: Manifest,
-    file: File,
-    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    dir: Dir,
     proven: Vec<bool>,
     proven_bytes: u64,
     unsynced_bytes: u64,
-    _turn: OwnedMutexGuard<()>,
+    turn: OwnedMutexGuard<Instant>,
 }
 
 impl Incoming {
-    fn open(
-        turn: OwnedMutexGuard<()>,
-        path: PathBuf,
+    pub(super) fn open(
+        turn: OwnedMutexGuard<Instant>,
+        dir: Dir,
         manifest: Manifest,
         interrupt: Interrupt,
     ) -> io::Result<Incoming> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|error| at_path(&path, error))?;
-        cut(&file, manifest.total_bytes()).map_err(|error| at_path(&path, error))?;
+        let file = dir.open_or_create(FILE_NAME);
+        let file = file.map_err(at_file(&dir))?;
+        cut(&*file, manifest.total_bytes()).map_err(at_file(&dir))?;
         let mut incoming = Incoming {
             proven: vec![false; manifest.chunks().len()],
             manifest,
             file,
-            path,
+            dir,
             proven_bytes: 0,
             unsynced_bytes: 0,
-            _turn: turn,
+            turn,
         };
         for number in 0..incoming.manifest.chunks().len() {
             interrupt.check()?;
@@ -122,12 +129,10 @@ impl Incoming {
         }
         self.file
             .write_all_at(bytes, chunk.offset)
-            .map_err(|error| at_path(&self.path, error))?;
+            .map_err(at_file(&self.dir))?;
         self.unsynced_bytes += u64::from(chunk.bytes);
         if self.unsynced_bytes >= SYNC_BYTES {
-            self.file
-                .sync_data()
-                .map_err(|error| at_path(&self.path, error))?;
+            self.file.sync_data().map_err(at_file(&self.dir))?;
             self.unsynced_bytes = 0;
         }
         self.prove(number);
@@ -137,8 +142,7 @@ impl Incoming {
     /// A chunk, if the file still has it. Blocks.
     pub fn read(&self, number: usize) -> io::Result<Option<Bytes>> {
         let room = self.manifest.room(number);
-        read_chunk(&self.file, &self.manifest, number, room)
-            .map_err(|error| at_path(&self.path, error))
+        read_chunk(&*self.file, &self.manifest, number, room).map_err(at_file(&self.dir))
     }
 
     fn prove(&mut self, number: usize) {
@@ -166,72 +170,56 @@ impl Incoming {
         ranges
     }
 
-    /// Throws the file away: its content is what the sender has, and of no use.
-    pub fn discard(self) {
-        remove(&self.path);
+    /// Ends with an error of this file, or of the state that is made from it. The file goes if its content is what the sender has and of
+    /// no use, and if the disk is full: the log may be on that disk, and what is here will be sent again.
+    pub fn give_up(self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::InvalidData || is_full(error.kind()) {
+            remove(&self.dir, FILE_NAME);
+        }
+        error
     }
 
     /// Keeps the complete file under another name, to be sent on.
-    pub fn into_spool(self, path: PathBuf) -> io::Result<Spool> {
-        std::fs::rename(&self.path, &path).map_err(|error| at_path(&self.path, error))?;
-        Ok(Spool::of_received(self.manifest, self.file, path))
+    pub fn into_spool(self, name: String) -> io::Result<Spool> {
+        self.dir
+            .rename(FILE_NAME, &name)
+            .map_err(at_file(&self.dir))?;
+        let (manifest, file, dir) = (self.manifest.clone(), self.file.clone(), self.dir.clone());
+        Ok(Spool::of_received(manifest, file, (dir, name)))
     }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        *self.turn = Instant::now();
+    }
+}
+
+fn at_file(dir: &Dir) -> impl Fn(io::Error) -> io::Error {
+    |error| at_path(&dir.path().join(FILE_NAME), error)
+}
+
+/// Whether an error says that there is no more space.
+pub(crate) fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Cuts off what a longer snapshot left.
-fn cut(file: &File, length_bytes: u64) -> io::Result<()> {
-    match file.metadata()?.len() > length_bytes {
+fn cut(file: &dyn DiskFile, length_bytes: u64) -> io::Result<()> {
+    match file.len()? > length_bytes {
         true => file.set_len(length_bytes),
         false => Ok(()),
     }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!("remove snapshot file {}: {error}", path.display());
-    }
-}
-
-/// Runs what blocks where that is allowed.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
-}
-
-/// Tells work that blocks that nobody waits for it any more.
-pub(super) struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    pub fn check(&self) -> io::Result<()> {
-        match self.0.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("nobody waits for this any more")),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Like [`blocking`]; the work is interrupted when the caller is dropped.
-pub(super) async fn interruptible<T: Send + 'static>(
-    work: impl FnOnce(Interrupt) -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    struct Caller(Arc<AtomicBool>);
-    impl Drop for Caller {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let caller = Caller(Arc::default());
-    let interrupt = Interrupt(caller.0.clone());
-    blocking(move || work(interrupt)).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::position::Applied;
+    use eaves_log::sim::SimDisk;
 
     fn manifest(chunks: &[&str]) -> Manifest {
         let mut manifest = Manifest::new(Applied::default());
@@ -241,14 +229,18 @@ mod tests {
         manifest
     }
 
+    fn inbox() -> Inbox {
+        let dir = Dir::new(Arc::new(SimDisk::new()), "/data");
+        Inbox::new(dir, Blocking::Threads)
+    }
+
     fn lacking(incoming: &Incoming, max: usize) -> String {
         format!("{:?}", incoming.lacking(max))
     }
 
     #[tokio::test]
     async fn what_the_file_holds_is_found_again_whoever_sent_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::new(dir.path());
+        let inbox = inbox();
         let one = manifest(&["begin1", "aaaa", "bbbb", "cccc"]);
         let mut incoming = inbox.open(one.clone()).await.unwrap();
         assert_eq!(lacking(&incoming, 9), "[0..4]");
@@ -274,14 +266,26 @@ mod tests {
         // And one of which it holds nothing at the right place.
         let incoming = inbox.open(manifest(&["x", "aaaa"])).await.unwrap();
         assert_eq!(lacking(&incoming, 9), "[0..2]");
-        let length = std::fs::metadata(dir.path().join(FILE_NAME)).unwrap().len();
+        let length = inbox.dir.read(FILE_NAME).unwrap().unwrap().len();
         assert_eq!(length, 5, "what a longer one left is gone");
     }
 
     #[tokio::test]
+    async fn a_full_disk_gets_its_space_back() {
+        let disk = SimDisk::new();
+        let inbox = Inbox::new(Dir::new(Arc::new(disk.clone()), "/data"), Blocking::Threads);
+        let mut incoming = inbox.open(manifest(&["aaaa", "bbbb"])).await.unwrap();
+        assert!(incoming.write(0, &Bytes::from("aaaa")).unwrap());
+        disk.set_capacity(Some(6));
+        let error = incoming.write(1, &Bytes::from("bbbb")).unwrap_err();
+        let error = incoming.give_up(error);
+        assert!(is_full(error.kind()), "{error}");
+        assert_eq!(disk.used_bytes(), 0);
+    }
+
+    #[tokio::test]
     async fn the_newest_takes_over_and_waits_until_the_file_is_free() {
-        let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::new(dir.path());
+        let inbox = inbox();
         let mut first = Box::pin(inbox.take_over());
         let held = inbox.open(manifest(&["a"])).await.unwrap();
         let pause = std::time::Duration::from_millis(50);

@@ -31,9 +31,14 @@
 //! **Crashes.** While receiving: the file stays and is proven again. While staging: the staged state is removed at the next start, the
 //! file stays. While installing: see `Applier::install`. The files of a sender are removed at the next start.
 //!
+//! **A full disk.** What is half received is worth less than anything else on the disk: it goes as soon as there is no space, for itself, for
+//! the state that is made from it, or for the log, also at a start.
+//!
 //! Caveats. The receiver needs the disk space twice: as a file of chunks, and as a state. A state machine whose state is inserted into,
 //! and not only appended to, shares few chunks between two positions; then only a transfer of the very same snapshot is resumed.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod incoming;
 mod manifest;
 mod push;
@@ -42,7 +47,7 @@ mod spool;
 mod throttle;
 mod transfer;
 
-pub(crate) use incoming::Incoming;
+pub(crate) use incoming::{Incoming, is_full};
 pub(crate) use push::{push, serve_push};
 pub(crate) use shelf::{DIR_NAME, Snapshots, tidy};
 pub(crate) use transfer::{fetch, serve, stage};

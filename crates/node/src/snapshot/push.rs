@@ -47,6 +47,12 @@ pub(crate) async fn serve_push(
     let vote = offer
         .vote
         .ok_or_else(|| garbage("a leader's snapshot without its vote".into()))?;
+    if let Some(own) = consensus.vote_ahead_of(vote) {
+        // It must not end what the leader of now is sending. All that it says is read first, or it would not hear the answer.
+        transfer::receive_manifest(&mut reader, offer).await?;
+        let end = SnapshotEnd { vote: Some(own) };
+        return write_packet(&mut writer, Kind::SnapshotEnd, &end, &[]).await;
+    }
     let _shown = core.snapshots.show();
     let incoming = transfer::receive(&core, &mut reader, &mut writer, offer).await?;
     core.count(|counters| counters.snapshots.received_pushed += 1);
@@ -58,4 +64,68 @@ pub(crate) async fn serve_push(
     }
     let end = SnapshotEnd { vote: Some(vote) };
     write_packet(&mut writer, Kind::SnapshotEnd, &end, &[]).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::Manifest;
+    use super::*;
+    use crate::peer::client::{Me, Peers};
+    use crate::{Config, Group, Node, SmallMachine, StartAs, TcpNetwork};
+    use eaves_log::sim::SimDisk;
+    use futures_util::FutureExt;
+    use std::path::Path;
+    use std::pin::pin;
+
+    /// A voter that leads, alone.
+    async fn leader() -> Node {
+        let disk = Arc::new(SimDisk::new());
+        let group = Group::new("test", &[("v1".into(), "v1:1".into())]);
+        let machine = SmallMachine::<Vec<u8>>::open_on(disk.clone(), Path::new("/state")).unwrap();
+        let start_as = StartAs::Voter { group };
+        let mut config = Config::new("v1", "/data", "127.0.0.1:0", start_as);
+        config.disk = disk;
+        let node = Node::start(config, Arc::new(machine)).await.unwrap();
+        node.write("command".into()).await.unwrap();
+        node
+    }
+
+    #[tokio::test]
+    async fn a_leader_of_an_older_term_takes_nothing_over() {
+        let node = leader().await;
+        let core = node.core();
+        let mut taken_over = pin!(core.snapshots.inbox.take_over());
+        let me = Me {
+            cluster_id: core.cluster_id,
+            node_id: 77,
+        };
+        let peers = Peers::new(Arc::new(TcpNetwork), me);
+        let Greeted {
+            mut reader,
+            mut writer,
+            ..
+        } = peers
+            .connect(&core.address, Purpose::Snapshot)
+            .await
+            .unwrap();
+        let manifest = Manifest::new(Applied::default());
+        let offer = SnapshotOffer {
+            vote: Some(VoteBytes {
+                term: 0,
+                voted_for: me.node_id,
+                committed: true,
+            }),
+            position: manifest.at.to_position().0,
+            chunks: 0,
+            digest: manifest.digest(),
+        };
+        write_packet(&mut writer, Kind::SnapshotOffer, &offer, &[])
+            .await
+            .unwrap();
+        let answer = reader.expect().await.unwrap();
+        let end: SnapshotEnd = answer.expect(Kind::SnapshotEnd).unwrap();
+        assert!(end.vote.unwrap().term > 0, "it hears of the newer term");
+        assert!(taken_over.as_mut().now_or_never().is_none());
+        node.shutdown().await;
+    }
 }

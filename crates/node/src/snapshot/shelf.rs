@@ -1,15 +1,16 @@
 //! What a node has of snapshots: the one it keeps to send, the place where it receives one, and the bounds on both.
 
-use super::incoming::{Inbox, Incoming, blocking};
+use super::incoming::{Inbox, Incoming};
 use super::spool::{Spool, at_path};
 use super::throttle::Throttle;
 use super::{KEPT_FOR, MAX_SENDING, TIDY_INTERVAL};
+use crate::config::Config;
 use crate::core::Core;
+use crate::dir::Dir;
 use crate::position::Applied;
 use crate::state_machine::SnapshotSource;
 use crate::status::SnapshotProgress;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
@@ -23,7 +24,7 @@ const SPOOL_PREFIX: &str = "outgoing";
 
 /// A node's snapshots, sent and received.
 pub(crate) struct Snapshots {
-    dir: PathBuf,
+    dir: Dir,
     /// Numbers the files that are sent.
     files: AtomicU64,
     /// The lock is held while a snapshot is made, so that all who come meanwhile get that one.
@@ -42,26 +43,21 @@ struct Kept {
 
 impl Snapshots {
     /// Opens the folder, and removes what an earlier run was sending.
-    pub fn open(data_dir: &Path, bytes_per_second: u64) -> io::Result<Snapshots> {
-        let dir = data_dir.join(DIR_NAME);
+    pub fn open(config: &Config) -> io::Result<Snapshots> {
+        let dir = config.dir().join(DIR_NAME);
         let clean = || {
-            std::fs::create_dir_all(&dir)?;
-            for entry in std::fs::read_dir(&dir)? {
-                let entry = entry?;
-                let name = entry.file_name();
-                if name.as_encoded_bytes().starts_with(SPOOL_PREFIX.as_bytes()) {
-                    std::fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
+            dir.make()?;
+            let names = dir.list()?;
+            let mut sent = names.iter().filter(|name| name.starts_with(SPOOL_PREFIX));
+            sent.try_for_each(|name| dir.remove(name))
         };
-        clean().map_err(|error| at_path(&dir, error))?;
+        clean().map_err(|error| at_path(dir.path(), error))?;
         Ok(Snapshots {
             files: AtomicU64::new(0),
             kept: Arc::default(),
-            inbox: Inbox::new(&dir),
+            inbox: Inbox::new(dir.clone(), config.blocking),
             turns: Semaphore::new(MAX_SENDING),
-            throttle: Throttle::new(bytes_per_second),
+            throttle: Throttle::new(config.snapshot_rate),
             progress: Mutex::default(),
             dir,
         })
@@ -85,16 +81,17 @@ impl Snapshots {
 
     /// Keeps a snapshot that was received and installed, for those below.
     pub async fn keep_received(&self, core: &Core, incoming: Incoming) {
-        let path = self.next_path();
-        match blocking(move || incoming.into_spool(path)).await {
+        let name = self.next_name();
+        let renaming = core.config.blocking.run(move || incoming.into_spool(name));
+        match renaming.await.flatten() {
             Ok(spool) => drop(keep(core, &mut *self.kept.lock().await, Arc::new(spool))),
             Err(error) => tracing::warn!("keep a snapshot for those below: {error}"),
         }
     }
 
-    fn next_path(&self) -> PathBuf {
+    fn next_name(&self) -> String {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
-        self.dir.join(format!("{SPOOL_PREFIX}.{number}"))
+        format!("{SPOOL_PREFIX}.{number}")
     }
 
     /// Forgets a snapshot whose file turned out to be damaged.
@@ -128,7 +125,12 @@ pub(super) async fn obtain(core: &Arc<Core>) -> io::Result<Option<Arc<Spool>>> {
     }
     core.keeper.persist_applied().await?;
     let applier = core.applier.clone();
-    match blocking(move || applier.snapshot()).await? {
+    match core
+        .config
+        .blocking
+        .run(move || applier.snapshot())
+        .await??
+    {
         Some((at, source)) => make(core, kept, at, source).await.map(Some),
         None => Ok(None),
     }
@@ -157,14 +159,16 @@ async fn make(
 ) -> io::Result<Arc<Spool>> {
     // The disk space of another goes first.
     *kept = None;
-    let (core, path) = (core.clone(), core.snapshots.next_path());
+    let core = core.clone();
+    let file = (core.snapshots.dir.clone(), core.snapshots.next_name());
     let making = async move {
         core.count(|counters| counters.snapshots.made += 1);
         // Whoever takes it will want the log from there on.
         core.keeper.hold(Some(at.next_index()));
         let stopping = core.stopping.subscribe();
-        let spool = blocking(move || Spool::write(source, at, path, || *stopping.borrow())).await;
-        match spool {
+        let blocking = core.config.blocking;
+        let write = move || Spool::write(source, at, file, blocking, || *stopping.borrow());
+        match blocking.run(write).await.flatten() {
             Ok(spool) => Ok(keep(&core, &mut kept, Arc::new(spool))),
             Err(error) => {
                 tracing::warn!("make a snapshot for a node that is behind: {error}");

@@ -2,42 +2,39 @@
 
 use super::manifest::Manifest;
 use super::{CHUNK_BYTES, SYNC_BYTES};
+use crate::blocking::Blocking;
+use crate::dir::Dir;
 use crate::position::Applied;
 use crate::state_machine::SnapshotSource;
 use bytes::Bytes;
-use std::fs::File;
+use eaves_log::DiskFile;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::Path;
+use std::sync::Arc;
 
 /// A snapshot that can be read at any place by many at once. Dropping the last handle removes the file.
 pub(crate) struct Spool {
     pub manifest: Manifest,
-    file: File,
-    _path: Removed,
+    file: Arc<dyn DiskFile>,
+    name: Removed,
 }
 
 impl Spool {
-    /// Reads a state machine's snapshot into the file `path`, until `stop` says so. Blocks.
+    /// Reads a state machine's snapshot into the file `name`, until `stop` says so. Blocks.
     pub fn write(
         mut source: Box<dyn SnapshotSource>,
         at: Applied,
-        path: PathBuf,
+        (dir, name): (Dir, String),
+        blocking: Blocking,
         stop: impl Fn() -> bool,
     ) -> io::Result<Spool> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|error| at_path(&path, error))?;
-        let path = Removed(path);
+        let path = dir.path().join(&name);
+        let file = dir.create(&name).map_err(|error| at_path(&path, error))?;
+        let name = Removed(dir, name);
         let mut manifest = Manifest::new(at);
         let mut unsynced_bytes = 0;
         loop {
-            let begin = Instant::now();
+            let spell = blocking.begin_spell();
             let Some(bytes) = source.next_chunk(CHUNK_BYTES)? else {
                 break;
             };
@@ -46,27 +43,31 @@ impl Spool {
             }
             let chunk = manifest.push(&bytes)?;
             file.write_all_at(&bytes, chunk.offset)
-                .map_err(|error| at_path(&path.0, error))?;
+                .map_err(|error| at_path(&path, error))?;
             unsynced_bytes += u64::from(chunk.bytes);
             if unsynced_bytes >= SYNC_BYTES {
-                file.sync_data().map_err(|error| at_path(&path.0, error))?;
+                file.sync_data().map_err(|error| at_path(&path, error))?;
                 unsynced_bytes = 0;
             }
-            rest_after(begin);
+            spell.rest();
         }
         Ok(Spool {
             manifest,
             file,
-            _path: path,
+            name,
         })
     }
 
     /// Makes one of a received file, all of whose chunks have been proven.
-    pub fn of_received(manifest: Manifest, file: File, path: PathBuf) -> Spool {
+    pub fn of_received(
+        manifest: Manifest,
+        file: Arc<dyn DiskFile>,
+        (dir, name): (Dir, String),
+    ) -> Spool {
         Spool {
             manifest,
             file,
-            _path: Removed(path),
+            name: Removed(dir, name),
         }
     }
 
@@ -78,10 +79,10 @@ impl Spool {
 
     /// The content of a chunk, in the room that was made for it; an error if it is no longer what was written. Blocks.
     pub fn read(&self, number: usize, room: Vec<u8>) -> io::Result<Bytes> {
-        read_chunk(&self.file, &self.manifest, number, room)?.ok_or_else(|| {
+        read_chunk(&*self.file, &self.manifest, number, room)?.ok_or_else(|| {
             let text = format!(
                 "read {}: chunk {number} is not what was written",
-                self._path.0.display()
+                self.name.0.path().join(&self.name.1).display()
             );
             io::Error::new(io::ErrorKind::InvalidData, text)
         })
@@ -90,23 +91,16 @@ impl Spool {
 
 /// A chunk from a file, if it is there and is what it must be. Blocks.
 pub(super) fn read_chunk(
-    file: &File,
+    file: &dyn DiskFile,
     manifest: &Manifest,
     number: usize,
     mut room: Vec<u8>,
 ) -> io::Result<Option<Bytes>> {
     let chunk = manifest.chunks()[number];
-    match file.read_exact_at(&mut room, chunk.offset) {
-        Ok(()) => Ok(Some(room.into()).filter(|bytes: &Bytes| chunk.is(bytes))),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
+    match file.read_at(&mut room, chunk.offset)? == room.len() {
+        true => Ok(Some(room.into()).filter(|bytes: &Bytes| chunk.is(bytes))),
+        false => Ok(None),
     }
-}
-
-/// Pauses for as long as work of this thread took: processor and disk belong to those who write and read, too. A state of a gigabyte,
-/// read or installed as fast as can be, was seen to hold up every write on a small machine for seconds.
-pub(super) fn rest_after(begin: Instant) {
-    std::thread::sleep(begin.elapsed());
 }
 
 /// Says which file an error is about.
@@ -117,13 +111,19 @@ pub(super) fn at_path(path: &Path, error: io::Error) -> io::Error {
     )
 }
 
+/// Removes a snapshot's file, whose space is all that matters.
+pub(super) fn remove(dir: &Dir, name: &str) {
+    if let Err(error) = dir.remove(name) {
+        let path = dir.path().join(name);
+        tracing::warn!("remove snapshot file {}: {error}", path.display());
+    }
+}
+
 /// A file that goes with its owner. What a crash leaves is removed at the next start.
-struct Removed(PathBuf);
+struct Removed(Dir, String);
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!("remove snapshot file {}: {error}", self.0.display());
-        }
+        remove(&self.0, &self.1);
     }
 }

@@ -14,10 +14,10 @@
 //!    |-------------------------------------->|
 //! ```
 
-use super::incoming::{Incoming, blocking, interruptible};
+use super::incoming::Incoming;
 use super::manifest::Manifest;
 use super::shelf;
-use super::spool::{Spool, rest_after};
+use super::spool::Spool;
 use super::{CHUNK_TIMEOUT, MAX_CHUNKS, SILENCE_TIMEOUT};
 use crate::core::Core;
 use crate::message::{
@@ -33,7 +33,7 @@ use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
 use eaves_log::LogId;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
 
 /// Sums of this many chunks travel in one packet: 64 KiB, for one gigabyte.
@@ -150,7 +150,10 @@ pub(super) async fn send(
     }
 }
 
-fn numbers(range: &ChunkRange, manifest: &Manifest) -> io::Result<std::ops::Range<usize>> {
+pub(crate) fn numbers(
+    range: &ChunkRange,
+    manifest: &Manifest,
+) -> io::Result<std::ops::Range<usize>> {
     let end = range
         .first
         .checked_add(range.count)
@@ -167,7 +170,8 @@ async fn send_chunk(
     is_pushed: bool,
 ) -> io::Result<()> {
     let (reading, room) = (spool.clone(), spool.room(number));
-    let bytes = match blocking(move || reading.read(number, room)).await {
+    let reading = move || reading.read(number, room);
+    let bytes = match core.config.blocking.run(reading).await.flatten() {
         Ok(bytes) => bytes,
         Err(error) => {
             // The next to ask gets a new one.
@@ -254,9 +258,10 @@ pub(super) async fn receive(
     writer: &mut (dyn AsyncWrite + Send + Unpin),
     offer: SnapshotOffer,
 ) -> io::Result<Incoming> {
+    let manifest = receive_manifest(reader, offer).await?;
     let others = core.snapshots.inbox.take_over();
     tokio::select! {
-        received = receive_all(core, reader, writer, offer) => received,
+        received = receive_all(core, reader, writer, manifest) => received,
         () = others => Err(io::Error::other("another node sends a snapshot now")),
     }
 }
@@ -265,9 +270,8 @@ async fn receive_all(
     core: &Arc<Core>,
     reader: &mut PacketReader,
     writer: &mut (dyn AsyncWrite + Send + Unpin),
-    offer: SnapshotOffer,
+    manifest: Manifest,
 ) -> io::Result<Incoming> {
-    let manifest = receive_manifest(reader, offer).await?;
     let total_bytes = manifest.total_bytes();
     let mut incoming = core.snapshots.inbox.open(manifest).await?;
     let here_bytes = incoming.proven_bytes();
@@ -306,7 +310,10 @@ async fn receive_all(
     }
 }
 
-async fn receive_manifest(reader: &mut PacketReader, offer: SnapshotOffer) -> io::Result<Manifest> {
+pub(super) async fn receive_manifest(
+    reader: &mut PacketReader,
+    offer: SnapshotOffer,
+) -> io::Result<Manifest> {
     let at = Applied::from_position(&Position(offer.position))
         .map_err(|error| garbage(error.to_string()))?;
     if offer.chunks > MAX_CHUNKS {
@@ -339,11 +346,11 @@ async fn receive_chunk(
         )));
     }
     let length = packet.tail.len() as u64;
-    let (incoming, is_good) = blocking(move || {
-        let is_good = incoming.write(number, &packet.tail)?;
-        Ok((incoming, is_good))
-    })
-    .await?;
+    let write = move || match incoming.write(number, &packet.tail) {
+        Ok(is_good) => Ok((incoming, is_good)),
+        Err(error) => Err(incoming.give_up(error)),
+    };
+    let (incoming, is_good) = core.config.blocking.run(write).await??;
     core.count(|counters| {
         counters.snapshots.received_bytes += length;
         match is_good {
@@ -369,26 +376,24 @@ pub(crate) async fn stage(
         installing: true,
     });
     let applier = core.applier.clone();
-    interruptible(move |interrupt| {
+    let blocking = core.config.blocking;
+    let staging = blocking.interruptible(move |interrupt| {
         let mut sink = applier.receive()?;
         for number in 0..incoming.manifest.chunks().len() {
             interrupt.check()?;
-            let begin = Instant::now();
+            let spell = blocking.begin_spell();
             let bytes = incoming.read(number)?.ok_or_else(|| {
                 // The next try proves the file again, and asks for this one.
                 io::Error::other(format!("chunk {number} of a snapshot changed on disk"))
             })?;
             if let Err(error) = sink.write_chunk(bytes) {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    incoming.discard();
-                }
-                return Err(error);
+                return Err(incoming.give_up(error));
             }
-            rest_after(begin);
+            spell.rest();
         }
         Ok((sink, incoming))
-    })
-    .await
+    });
+    staging.await?
 }
 
 fn timed_out(text: &str) -> io::Error {

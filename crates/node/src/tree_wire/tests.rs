@@ -32,7 +32,7 @@ fn alternatives(count: usize) -> Vec<Alternative> {
 fn position() -> LogPosition {
     LogPosition {
         term: 3,
-        index: u64::MAX,
+        index: u64::MAX - 1,
     }
 }
 
@@ -50,6 +50,7 @@ fn an_answer(role: Role) -> Answer {
         stale: false,
         age: Duration::from_millis(700),
         draining: false,
+        uncompared: role == Role::Listener,
         path: a_path(3),
         zone: Some(Zone::from("north")),
         capacity: 32,
@@ -130,6 +131,7 @@ fn messages() -> Vec<Message> {
         RefuseReason::Loop,
         RefuseReason::TooDeep,
         RefuseReason::Draining,
+        RefuseReason::Uncompared,
         RefuseReason::Cluster { ours: ClusterId(0) },
         RefuseReason::Protocol { ours: 0 },
         RefuseReason::Log { ours: an_end() },

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod faults;
+pub mod held;
 pub mod memory;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

@@ -13,6 +13,7 @@ pub(crate) fn render(replica: &Replica) -> String {
     role_metrics(replica, &mut page);
     position_metrics(replica, &mut page);
     node_metrics(replica, &mut page);
+    load_metrics(replica, &mut page);
     snapshot_metrics(replica, &mut page);
     edge_metrics(replica, &mut page);
     log_metrics(replica, &mut page);
@@ -163,6 +164,66 @@ fn node_metrics(replica: &Replica, page: &mut Page) {
         "listeners_refused_total",
         "Registrations that this node refused, by why.",
         &counters.refusals,
+    );
+}
+
+fn load_metrics(replica: &Replica, page: &mut Page) {
+    let clients = replica.clients.counts();
+    let admission = replica.node.admission();
+    page.gauge(
+        "client_connections",
+        "Open connections of clients.",
+        clients.connections as u64,
+    );
+    page.gauge(
+        "client_calls",
+        "Calls of clients under way, watches not among them.",
+        clients.calls as u64,
+    );
+    page.gauge(
+        "client_watch_streams",
+        "Open watch streams of clients.",
+        clients.watch_streams as u64,
+    );
+    page.gauge(
+        "client_request_bytes",
+        "Bytes of clients' requests received and not answered.",
+        clients.request_bytes as u64,
+    );
+    page.gauge(
+        "client_answer_bytes",
+        "Bytes of answers and events made for clients that they have not taken.",
+        clients.answer_bytes as u64,
+    );
+    page.counter(
+        "client_connections_refused_total",
+        "Connections of clients closed at once because there were too many.",
+        clients.refused_connections,
+    );
+    page.counter(
+        "client_connections_cut_total",
+        "Connections closed because what their clients did not take filled the memory for it.",
+        clients.cut_connections,
+    );
+    page.counter(
+        "client_calls_refused_total",
+        "Calls and watches of clients refused because too many, or too large ones, were under way.",
+        clients.refused_calls,
+    );
+    page.gauge(
+        "writes_unanswered",
+        "Commands taken on, from clients and from nodes below, whose outcome is not known.",
+        admission.commands as u64,
+    );
+    page.gauge(
+        "writes_unanswered_bytes",
+        "Their bytes.",
+        admission.bytes as u64,
+    );
+    page.counter(
+        "writes_refused_total",
+        "Commands refused because too many, or too large ones, were under way.",
+        admission.refused,
     );
 }
 
@@ -348,6 +409,11 @@ fn store_metrics(replica: &Replica, page: &mut Page) {
         "watchers_behind",
         "Watchers that are catching up, or whose client does not read.",
         behind as u64,
+    );
+    page.gauge(
+        "watch_queue_bytes",
+        "Bytes of changes that wait in watchers' queues; a change that is in several counts once.",
+        replica.store.queued_bytes() as u64,
     );
 }
 

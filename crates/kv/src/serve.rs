@@ -4,6 +4,7 @@
 //! router, since the leader spends most of its CPU per put around gRPC; and a shutdown is bounded, however many streams are open.
 
 use crate::{
+    clients::{AnswerBody, CallKind, Client, MAX_STREAMS, RequestBody, STREAM_WINDOW_BYTES},
     http,
     proto::etcdserverpb::kv_server::KvServer,
     services::{
@@ -21,6 +22,7 @@ use hyper_util::{
 };
 use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -35,10 +37,6 @@ use tonic::{
     service::Routes,
 };
 
-/// Bytes a client may send on one stream before it must wait for us: above the largest message, so that one never waits half-way.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Bytes a client may send on all streams of one connection before it must wait for us.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// How often a silent connection is asked whether its client is still there, and how long it may take to say so. Without it a client
 /// that vanished would keep its watchers here for hours.
 const PING_INTERVAL: Duration = Duration::from_secs(120);
@@ -48,16 +46,37 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, which is most often a lack of file descriptors that closing connections will cure.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where client connections come from: a TCP port, or what a simulator puts in its place.
+pub trait ClientListener: Send {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl ClientListener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Without it small answers wait for the acknowledgement of earlier ones. A failure costs only time.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
 /// Serves the etcd v3 API and the plain HTTP pages on `listener` until `shutdown` resolves, then lets open calls end for a short time.
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve<L: ClientListener>(
+    mut listener: L,
     node: Node,
     store: Arc<Store>,
     options: ServiceOptions,
     shutdown: impl Future<Output = ()>,
 ) {
     let (stop, stopped) = watch::channel(false);
-    let replica = Replica::new(node, store);
+    let clients = options.clients.clone();
+    let replica = Replica::new(node, store, clients.clone());
     let dispatch = Arc::new(Dispatch {
         kv: services::kv_server(replica.clone()),
         routes: services::routes(&replica, options, stopped.clone()),
@@ -69,8 +88,11 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, dispatch.clone(), stopped.clone()));
+                Ok(stream) => {
+                    if let Some(client) = clients.enter() {
+                        let serving = serve_connection(stream, client, dispatch.clone(), stopped.clone());
+                        connections.spawn(serving);
+                    }
                 }
                 Err(error) => pause_after(error).await,
             },
@@ -89,18 +111,20 @@ async fn pause_after(error: io::Error) {
     tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
 }
 
-async fn serve_connection(
-    stream: TcpStream,
+async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    client: Arc<Client>,
     dispatch: Arc<Dispatch>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    // Without it small answers wait for the acknowledgement of earlier ones. A failure costs only time.
-    let _ = stream.set_nodelay(true);
     let builder = connection_builder();
-    let service = hyper::service::service_fn(move |request| dispatch.clone().answer(request));
+    let caller = client.clone();
+    let service =
+        hyper::service::service_fn(move |request| dispatch.clone().answer(request, caller.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = client.cut_off() => return,
         () = told_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -125,9 +149,9 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
         .auto_date_header(false)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(u32::MAX)
+        .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(STREAM_WINDOW_BYTES);
     // Without a timer a client may hold a connection by never ending its request line.
     builder.http1().timer(TokioTimer::new());
     builder
@@ -145,21 +169,29 @@ impl Dispatch {
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
+        client: Arc<Client>,
     ) -> Result<Response<Body>, Infallible> {
+        if !is_grpc(request.headers()) {
+            let (head, _) = request.into_parts();
+            return Ok(http::answer(&self.replica, &head.method, &head.uri).await);
+        }
+        let call = match client.begin(kind(request.uri().path())) {
+            Ok(call) => call,
+            Err(error) => return Ok(Status::from(error).into_http()),
+        };
+        let request = request.map(|body| RequestBody::new(body, call.clone()));
         let mut response = self.route(request).await?;
+        call.answered();
         name_oversized_messages(response.headers_mut());
-        Ok(response)
+        Ok(response.map(|body| Body::new(AnswerBody::new(body, call))))
     }
 
     fn route(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         let path = request.uri().path();
-        if !is_grpc(request.headers()) {
-            let (replica, (head, _)) = (self.replica.clone(), request.into_parts());
-            Box::pin(async move { Ok(http::answer(&replica, &head.method, &head.uri).await) })
-        } else if needs_leader(request.headers()) && !self.replica.has_leader() {
+        if needs_leader(request.headers()) && !self.replica.has_leader() {
             Box::pin(ready(Ok(Status::from(KvError::NoLeader).into_http())))
         } else if path.starts_with("/etcdserverpb.KV/") {
             self.kv.clone().call(request)
@@ -168,6 +200,13 @@ impl Dispatch {
         } else {
             Box::pin(self.routes.clone().call(request))
         }
+    }
+}
+
+fn kind(path: &str) -> CallKind {
+    match path {
+        "/etcdserverpb.Watch/Watch" => CallKind::Watch,
+        _ => CallKind::Unary,
     }
 }
 

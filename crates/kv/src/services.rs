@@ -18,6 +18,7 @@ pub mod version;
 mod watch;
 mod watch_session;
 
+use crate::clients::Clients;
 use crate::proto::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
@@ -38,6 +39,8 @@ pub struct ServiceOptions {
     pub progress_interval: Duration,
     /// How long a watch that asked for a leader (`hasleader` metadata) lives without one: three election timeouts in etcd.
     pub leaderless_timeout: Duration,
+    /// What clients may take. All ports of one node are given the same.
+    pub clients: Clients,
     /// gRPC services of the caller's own, served on the same port.
     pub extra_routes: Routes,
     /// Their encoded `FileDescriptorSet`s, for server reflection.
@@ -52,6 +55,7 @@ impl Default for ServiceOptions {
         Self {
             progress_interval: Duration::from_secs(600),
             leaderless_timeout: Duration::from_secs(3),
+            clients: Clients::default(),
             extra_routes: Routes::default(),
             extra_descriptors: Vec::new(),
         }

@@ -49,15 +49,18 @@ impl Demand {
         replica: &Replica,
         serializable: bool,
     ) -> Result<Option<Duration>, Status> {
-        let mut staleness = None;
         if let Some(max_staleness) = self.max_staleness {
+            // First what may take a while: the age that is told is that of the state which is read.
+            self.reach_revision(replica).await?;
             let reached = replica.node.read_barrier_within(max_staleness).await;
-            staleness = Some(reached.map_err(|error| too_stale(max_staleness, error))?);
-        } else if !serializable {
+            let staleness = reached.map_err(|error| too_stale(max_staleness, error))?;
+            return Ok(Some(staleness));
+        }
+        if !serializable {
             replica.node.read_barrier().await.map_err(read_failed)?;
         }
         self.reach_revision(replica).await?;
-        Ok(staleness)
+        Ok(None)
     }
 
     /// Waits for the revision. Asks for a read index meanwhile: a revision that is not there once that is applied exists nowhere.

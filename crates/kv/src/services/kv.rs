@@ -32,6 +32,8 @@ impl KvService {
     /// Proposes `command` and waits for its answer.
     async fn write<M: Message + Default>(&self, command: KvCommand) -> Result<M, KvError> {
         let bytes = command.encode();
+        // What waits for the disk is in memory once less without it.
+        drop(command);
         validate::size(bytes.len())?;
         let answer = self.0.node.write(bytes).await.map_err(write_failed)?;
         decode_answer(answer)
@@ -48,6 +50,8 @@ impl KvService {
             return read(&self.0.store);
         }
         let store = self.0.store.clone();
+        let turn = self.0.long_reads.acquire().await;
+        let _turn = turn.map_err(|_| KvError::Stopped)?;
         // It fails only when the runtime shuts down.
         tokio::task::spawn_blocking(move || read(&store))
             .await

@@ -1,9 +1,12 @@
 //! What every service stands on: one node and its store.
 
-use crate::{proto::etcdserverpb::ResponseHeader, store::Store};
+use crate::{clients::Clients, proto::etcdserverpb::ResponseHeader, store::Store};
 use eaves::{Node, Status};
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// Reads that are not quick, at the same time: each holds what it found and its encoded answer. Those beyond wait.
+const MAX_LONG_READS: usize = 4;
 
 /// A node, its state, and the node's view of itself. Cheap to clone.
 #[derive(Clone)]
@@ -11,15 +14,20 @@ pub(crate) struct Replica {
     pub node: Node,
     pub store: Arc<Store>,
     pub status: watch::Receiver<Status>,
+    pub clients: Clients,
+    /// One permit for each read that may run beside the node's own work.
+    pub long_reads: Arc<Semaphore>,
 }
 
 impl Replica {
-    pub fn new(node: Node, store: Arc<Store>) -> Self {
+    pub fn new(node: Node, store: Arc<Store>, clients: Clients) -> Self {
         let status = node.status();
         Self {
             node,
             store,
             status,
+            clients,
+            long_reads: Arc::new(Semaphore::new(MAX_LONG_READS)),
         }
     }
 

@@ -13,10 +13,13 @@ use std::sync::{RwLock, RwLockReadGuard};
 const MAX_REVISIONS: usize = 1000;
 
 /// Bytes of matching changes after which a piece ends.
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 128 << 10;
 
-/// Changes looked at in one piece, matching or not: some milliseconds.
-const MAX_SCANNED: usize = 10_000;
+/// Changes looked at in one piece, matching or not: about a millisecond.
+const MAX_SCANNED: usize = 2_000;
+
+/// Streams that read history at the same time; the others wait for their turn, and the rest of the node does not wait for all of them.
+pub const HISTORY_TURNS: usize = 8;
 
 /// Which changes are wanted.
 #[derive(Clone, Copy, Debug)]

@@ -48,6 +48,8 @@ mod catch_up;
 pub mod command;
 mod compaction;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod go_sort;
 mod index;
 mod key_sort;
@@ -67,13 +69,16 @@ pub use error::KvError;
 pub use overlay::OVERLAY_LIMIT_BYTES;
 pub use table::StateFileError;
 pub use txn::is_read_only;
-pub use watch::{QUEUE_MAX_BYTES, QUEUE_MAX_REVISIONS, WatchHub};
+pub use watch::{
+    FAN_OUT_STEP, MAX_WATCHERS, QUEUE_MAX_BYTES, QUEUE_MAX_REVISIONS, QUEUES_MAX_BYTES, WatchHub,
+};
 pub use watch_api::{WatchItem, WatchRefusal, WatchSpec};
 pub use watch_stream::{WatchEvents, WatchHandle};
 
 use crate::proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use bytes::Bytes;
 use eaves::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
+use eaves_log::{Disk, FrozenDisk, RealDisk};
 use persist::Durable;
 use range::{ReadError, State};
 use std::io;
@@ -81,7 +86,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use table::StateFile;
-use tokio::sync::watch as watch_channel;
+use tokio::sync::{Semaphore, watch as watch_channel};
 use watch::Hub;
 
 /// The state file's name in its directory.
@@ -89,6 +94,12 @@ const FILE_NAME: &str = "state.redb";
 
 /// What the names of states that are being received begin with; a number follows.
 const INSTALLING_PREFIX: &str = "state.installing";
+
+/// The name of an empty state file that is being made; it begins like those.
+const BEGINNING_NAME: &str = "state.installing.new";
+
+/// The name of a file that says that a sync of the state file has failed.
+const UNSYNCED_NAME: &str = "state.unsynced";
 
 /// A key-value store. Cheap to clone; all clones are the same store.
 #[derive(Clone)]
@@ -98,6 +109,7 @@ pub struct Store {
 
 /// What all parts of a store share. Locks are taken in this order: `durable`, `hub`, `state`; each for a short time but `durable`.
 struct Shared {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     /// Counts the snapshots that were received here, to give each a file of its own.
     installs: AtomicU64,
@@ -105,35 +117,53 @@ struct Shared {
     hub: Mutex<Hub>,
     state: RwLock<State>,
     scrubbed_revision: watch_channel::Sender<i64>,
+    /// One for each stream that may read history.
+    history_turns: Arc<Semaphore>,
     /// Bytes of all rows on disk, kept here too so that asking never waits for a persist.
     in_use_bytes: AtomicU64,
+    /// Bytes of the state file, likewise.
+    file_bytes: AtomicU64,
 }
 
 impl Store {
     /// Opens the store in `directory`, which must exist, or begins an empty one there. Reads and checks every record.
     pub fn open(directory: &Path) -> Result<Store, StateFileError> {
-        let file = StateFile::open(&directory.join(FILE_NAME))?;
+        Store::open_on(Arc::new(RealDisk), directory)
+    }
+
+    /// Like [`Store::open`], on another disk than the machine's.
+    pub fn open_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Store, StateFileError> {
+        let file = StateFile::open(&disk, &directory.join(FILE_NAME))?;
         // Only now: the open file is locked, so no other process receives a snapshot in this directory.
-        snapshot::remove_leftovers(directory)?;
-        Store::load(directory, file)
+        snapshot::remove_leftovers(&*disk, directory)?;
+        Store::load(disk, directory, file)
     }
 
-    /// Opens what is in `directory` to look at it: what is applied and persisted later is forgotten, and nothing there is changed (unless a
-    /// snapshot is installed, so let none be). The caller keeps every other process off the directory.
+    /// Opens what is in `directory` to look at it: what is applied, persisted and installed later is forgotten, and nothing there is
+    /// changed.
     pub fn open_unchanged(directory: &Path) -> Result<Store, StateFileError> {
-        let file = StateFile::open_unchanged(&directory.join(FILE_NAME))?;
-        Store::load(directory, file)
+        let disk = FrozenDisk::new();
+        // What is written again would be kept in memory, and a frozen disk refuses nothing.
+        let _ = disk.remove(&directory.join(UNSYNCED_NAME));
+        Store::open_on(Arc::new(disk), directory)
     }
 
-    fn load(directory: &Path, file: StateFile) -> Result<Store, StateFileError> {
+    fn load(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        file: StateFile,
+    ) -> Result<Store, StateFileError> {
         let (durable, state) = Durable::load(file)?;
         let shared = Shared {
+            disk,
             directory: directory.to_owned(),
             installs: AtomicU64::new(0),
             hub: Mutex::new(Hub::new(state.revision)),
             state: RwLock::new(state),
+            history_turns: Arc::new(Semaphore::new(catch_up::HISTORY_TURNS)),
             scrubbed_revision: watch_channel::Sender::new(durable.notes.scrubbed_revision),
             in_use_bytes: AtomicU64::new(durable.in_use_bytes),
+            file_bytes: AtomicU64::new(durable.file.len_bytes()?),
             durable: Mutex::new(durable),
         };
         Ok(Store {
@@ -162,10 +192,9 @@ impl Store {
         read(&self.shared.state).index.len()
     }
 
-    /// Bytes of the state file.
+    /// Bytes of the state file as of the last persist.
     pub fn db_size_bytes(&self) -> u64 {
-        let path = self.shared.directory.join(FILE_NAME);
-        std::fs::metadata(path).map_or(0, |file| file.len())
+        self.shared.file_bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes of the records in the state file.
@@ -205,6 +234,11 @@ impl Store {
     pub fn watcher_counts(&self) -> (usize, usize) {
         lock(&self.shared.hub).watcher_counts()
     }
+
+    /// Bytes of changes that wait in watchers' queues.
+    pub fn queued_bytes(&self) -> usize {
+        lock(&self.shared.hub).queued_bytes()
+    }
 }
 
 impl StateMachine for Store {
@@ -219,7 +253,7 @@ impl StateMachine for Store {
         position: Position,
     ) -> io::Result<Vec<Bytes>> {
         let answers = write(&self.shared.state).apply(commands, index, position)?;
-        lock(&self.shared.hub).fan_out(&self.shared)?;
+        fan_out(&self.shared)?;
         Ok(answers)
     }
 
@@ -265,6 +299,38 @@ impl Shared {
             .send_if_modified(|known| std::mem::replace(known, scrubbed) != scrubbed);
         self.in_use_bytes
             .store(durable.in_use_bytes, Ordering::Relaxed);
+        // A number to look at is no reason to fail.
+        if let Ok(bytes) = durable.file.len_bytes() {
+            self.file_bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Hands out what was applied: the first step now, and the rest in a task of its own, or now if there is no runtime to run it.
+fn fan_out(shared: &Arc<Shared>) -> Result<(), StateFileError> {
+    let mut hub = lock(&shared.hub);
+    if hub.is_driven {
+        return Ok(());
+    }
+    while hub.fan_out(shared, FAN_OUT_STEP)? {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            hub.is_driven = true;
+            runtime.spawn(go_on_fanning_out(shared.clone()));
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// One step in each of its turns. An error ends it; the next `apply` meets it again and reports it.
+async fn go_on_fanning_out(shared: Arc<Shared>) {
+    loop {
+        tokio::task::yield_now().await;
+        let mut hub = lock(&shared.hub);
+        if !matches!(hub.fan_out(&shared, FAN_OUT_STEP), Ok(true)) {
+            hub.is_driven = false;
+            return;
+        }
     }
 }
 

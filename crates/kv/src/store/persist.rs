@@ -10,6 +10,7 @@ use super::overlay::{Checkpoint, Overlay};
 use super::range::State;
 use super::record::{Record, Revision};
 use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
+use std::io;
 use std::sync::{Arc, RwLock};
 
 /// Records copied out of the overlay while the state's lock is held once: some ten microseconds.
@@ -22,6 +23,8 @@ pub struct Durable {
     pub scrub: Scrub,
     /// Bytes of all rows.
     pub in_use_bytes: u64,
+    /// Another file may have its name, in which case what is persisted here would be lost.
+    pub is_replaced: bool,
 }
 
 impl Durable {
@@ -40,6 +43,7 @@ impl Durable {
             scrub: Scrub::new(notes.scrubbed_revision),
             notes,
             in_use_bytes,
+            is_replaced: false,
         }
     }
 
@@ -52,6 +56,12 @@ impl Durable {
         target: Option<Checkpoint>,
         watched_revision: i64,
     ) -> Result<(), StateFileError> {
+        if self.is_replaced {
+            return Err(StateFileError::Io {
+                path: self.file.path().to_owned(),
+                cause: io::Error::other("a received snapshot may have taken its place"),
+            });
+        }
         let compact_revision = self.notes.compact_revision;
         let scrubs = compact_revision <= watched_revision && self.scrub.has_work(compact_revision);
         if target.is_none() && !scrubs {

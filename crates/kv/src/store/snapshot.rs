@@ -22,6 +22,7 @@ use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
 use super::{FILE_NAME, INSTALLING_PREFIX, Shared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use eaves::{Position, SnapshotSink, SnapshotSource};
+use eaves_log::Disk;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ const END: u8 = b'E';
 
 /// Bytes of records received between two syncs.
 const SYNC_BYTES: u64 = 16 << 20;
+
+/// No store comes to a greater revision: there always is a next one.
+const MAX_REVISION: i64 = i64::MAX / 2;
 
 /// Bytes of a beginning after its kind.
 const BEGIN_BYTES: usize = 36;
@@ -144,43 +148,51 @@ impl SnapshotSource for Source {
     }
 }
 
-/// A snapshot being received into a file of its own, whose name no other sink of this store ever has. Dropping it removes the file.
-pub struct Sink {
-    shared: Arc<Shared>,
-    /// `None` once it took the live file's place.
-    file: Option<StateFile>,
+/// What came of a snapshot so far: its chunks are read and checked here, and nothing is written.
+#[derive(Default)]
+pub(super) struct Received {
     notes: Option<Notes>,
     /// Built as records come, so that no copy of all keys is needed beside it.
     index: Index,
     records: u64,
     last: Revision,
     in_use_bytes: u64,
-    /// Bytes written and not synced.
-    unsynced_bytes: u64,
     ended: bool,
 }
 
-impl Sink {
-    pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
-        let number = shared.installs.fetch_add(1, Ordering::Relaxed);
-        let path = shared
-            .directory
-            .join(format!("{INSTALLING_PREFIX}.{number}"));
-        let file = StateFile::open(&path)?;
-        Ok(Self {
-            shared,
-            file: Some(file),
-            notes: None,
-            index: Index::default(),
-            records: 0,
-            last: Revision::default(),
-            in_use_bytes: 0,
-            unsynced_bytes: 0,
-            ended: false,
-        })
+/// What a chunk brought.
+pub(super) enum Brought {
+    /// The beginning.
+    Begin,
+    /// Rows of the revision table, in order.
+    Rows(Vec<(Revision, Bytes)>),
+    /// The end: nothing is missing.
+    End,
+}
+
+impl Received {
+    /// Takes the next chunk. After an error the snapshot is of no use.
+    pub fn take(&mut self, mut chunk: Bytes) -> io::Result<Brought> {
+        if self.ended || chunk.is_empty() {
+            return Err(garbled("a chunk is empty or comes after its end"));
+        }
+        match chunk.get_u8() {
+            BEGIN => self.begin(chunk),
+            RECORDS => self.rows(chunk),
+            END => self.end(chunk),
+            _ => Err(garbled("a chunk is of no known kind")),
+        }
     }
 
-    fn begin(&mut self, mut chunk: Bytes) -> io::Result<()> {
+    /// The notes and the index of what came, once nothing is missing.
+    pub fn whole(self) -> io::Result<(Notes, Index, u64)> {
+        match self.notes {
+            Some(notes) if self.ended => Ok((notes, self.index, self.in_use_bytes)),
+            _ => Err(garbled("its end is missing")),
+        }
+    }
+
+    fn begin(&mut self, mut chunk: Bytes) -> io::Result<Brought> {
         if self.notes.is_some() || chunk.len() != BEGIN_BYTES {
             return Err(garbled("its beginning is out of place or cut short"));
         }
@@ -190,21 +202,28 @@ impl Sink {
                 "it is of version {version}, this node reads version {VERSION}"
             )));
         }
-        self.notes = Some(Notes {
+        let notes = Notes {
             index: chunk.get_u64_le(),
             revision: chunk.get_i64_le(),
             compact_revision: chunk.get_i64_le(),
             scrubbed_revision: chunk.get_i64_le(),
             position: None,
-        });
-        Ok(())
+        };
+        let in_order = -1 <= notes.scrubbed_revision
+            && notes.scrubbed_revision <= notes.compact_revision
+            && notes.compact_revision <= notes.revision
+            && (1..=MAX_REVISION).contains(&notes.revision);
+        if !in_order {
+            return Err(garbled("its revisions contradict one another"));
+        }
+        self.notes = Some(notes);
+        Ok(Brought::Begin)
     }
 
-    fn records(&mut self, mut chunk: Bytes) -> io::Result<()> {
+    fn rows(&mut self, mut chunk: Bytes) -> io::Result<Brought> {
         let Some(notes) = &self.notes else {
             return Err(garbled("records come before its beginning"));
         };
-        self.unsynced_bytes += chunk.len() as u64;
         let mut rows = Vec::new();
         while !chunk.is_empty() {
             if chunk.len() < ROW_HEADER_BYTES {
@@ -226,6 +245,11 @@ impl Sink {
         for (revision, row) in &rows {
             let header = RecordHeader::decode_row(*revision, row)
                 .map_err(|error| garbled(&error.to_string()))?;
+            if !(0..=revision.main).contains(&header.create_revision)
+                || !(0..=MAX_REVISION).contains(&header.version)
+            {
+                return Err(garbled("a record contradicts itself"));
+            }
             self.index.push(
                 header.key,
                 *revision,
@@ -235,6 +259,44 @@ impl Sink {
             self.in_use_bytes += row_bytes(row.len());
         }
         self.records += rows.len() as u64;
+        Ok(Brought::Rows(rows))
+    }
+
+    fn end(&mut self, mut chunk: Bytes) -> io::Result<Brought> {
+        if chunk.len() != 8 || chunk.get_u64_le() != self.records || self.notes.is_none() {
+            return Err(garbled("records are missing"));
+        }
+        self.ended = true;
+        Ok(Brought::End)
+    }
+}
+
+/// A snapshot being received into a file of its own, whose name no other sink of this store ever has. Dropping it removes the file.
+pub struct Sink {
+    shared: Arc<Shared>,
+    /// `None` once it took the live file's place.
+    file: Option<StateFile>,
+    received: Received,
+    /// Bytes written and not synced.
+    unsynced_bytes: u64,
+}
+
+impl Sink {
+    pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let number = shared.installs.fetch_add(1, Ordering::Relaxed);
+        let path = shared
+            .directory
+            .join(format!("{INSTALLING_PREFIX}.{number}"));
+        let file = StateFile::create(&shared.disk, &path)?;
+        Ok(Self {
+            shared,
+            file: Some(file),
+            received: Received::default(),
+            unsynced_bytes: 0,
+        })
+    }
+
+    fn write(&mut self, rows: &[(Revision, Bytes)]) -> io::Result<()> {
         let file = self.file.as_ref().expect("it is still being received");
         let mut writer = file.begin()?;
         writer.change_records(|records| {
@@ -254,54 +316,40 @@ impl Sink {
         }
         Ok(())
     }
-
-    fn end(&mut self, mut chunk: Bytes) -> io::Result<()> {
-        if chunk.len() != 8 || chunk.get_u64_le() != self.records || self.notes.is_none() {
-            return Err(garbled("records are missing"));
-        }
-        // So that `finish`, for which others wait, has little left to write.
-        self.file
-            .as_ref()
-            .expect("it is still being received")
-            .begin()?
-            .commit(&Notes::default())?;
-        self.ended = true;
-        Ok(())
-    }
 }
 
 impl SnapshotSink for Sink {
-    fn write_chunk(&mut self, mut chunk: Bytes) -> io::Result<()> {
-        if self.ended || chunk.is_empty() {
-            return Err(garbled("a chunk is empty or comes after its end"));
-        }
-        match chunk.get_u8() {
-            BEGIN => self.begin(chunk),
-            RECORDS => self.records(chunk),
-            END => self.end(chunk),
-            _ => Err(garbled("a chunk is of no known kind")),
+    fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.unsynced_bytes += chunk.len() as u64;
+        match self.received.take(chunk)? {
+            Brought::Begin => Ok(()),
+            Brought::Rows(rows) => self.write(&rows),
+            Brought::End => {
+                // So that `finish`, for which others wait, has little left to write.
+                let file = self.file.as_ref().expect("it is still being received");
+                Ok(file.begin()?.commit(&Notes::default())?)
+            }
         }
     }
 
     fn finish(mut self: Box<Self>, position: Position) -> io::Result<()> {
-        let notes = match self.notes.take() {
-            Some(notes) if self.ended => Notes {
-                position: Some(position),
-                ..notes
-            },
-            _ => return Err(garbled("its end is missing")),
+        let (notes, index, in_use_bytes) = std::mem::take(&mut self.received).whole()?;
+        let notes = Notes {
+            position: Some(position),
+            ..notes
         };
         let file = self.file.as_ref().expect("it is finished once");
         file.begin()?.commit(&notes)?;
         let view = file.view()?;
-        let index = std::mem::take(&mut self.index);
         let shared = &self.shared;
         let mut durable = super::lock(&shared.durable);
-        let path = shared.directory.join(FILE_NAME);
-        replace_file(file.path(), &path)?;
         let mut file = self.file.take().expect("it is finished once");
-        file.renamed(&path);
-        *durable = Durable::new(file, notes, self.in_use_bytes);
+        if let Err(error) = file.rename(&shared.disk, &shared.directory.join(FILE_NAME)) {
+            // Which of the two files the next start finds is not known, so nothing may be called durable here any more.
+            durable.is_replaced = true;
+            return Err(error.into());
+        }
+        *durable = Durable::new(file, notes, in_use_bytes);
         let mut hub = super::lock(&shared.hub);
         let state = state_of(index, view);
         let revision = state.revision;
@@ -320,22 +368,17 @@ impl Drop for Sink {
             let path = file.path().to_owned();
             drop(file);
             // What cannot be removed now is removed when the store is opened.
-            let _ = std::fs::remove_file(path);
+            let _ = self.shared.disk.remove(&path);
         }
     }
 }
 
 /// Removes what an earlier run did not receive to the end. The caller holds the lock of the live state file in `directory`.
-pub fn remove_leftovers(directory: &Path) -> Result<(), StateFileError> {
+pub fn remove_leftovers(disk: &dyn Disk, directory: &Path) -> Result<(), StateFileError> {
     let remove = || -> io::Result<()> {
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name
-                .as_encoded_bytes()
-                .starts_with(INSTALLING_PREFIX.as_bytes())
-            {
-                std::fs::remove_file(entry.path())?;
+        for name in disk.list(directory)? {
+            if name.starts_with(INSTALLING_PREFIX) {
+                disk.remove(&directory.join(name))?;
             }
         }
         Ok(())
@@ -343,22 +386,6 @@ pub fn remove_leftovers(directory: &Path) -> Result<(), StateFileError> {
     remove().map_err(|cause| StateFileError::Io {
         path: directory.to_owned(),
         cause,
-    })
-}
-
-/// Renames durably.
-fn replace_file(from: &Path, to: &Path) -> io::Result<()> {
-    let rename = || {
-        std::fs::rename(from, to)?;
-        let directory = to.parent().expect("the file is in a directory");
-        std::fs::File::open(directory)?.sync_all()
-    };
-    rename().map_err(|cause| {
-        StateFileError::Io {
-            path: from.to_owned(),
-            cause,
-        }
-        .into()
     })
 }
 

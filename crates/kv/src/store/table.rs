@@ -7,18 +7,32 @@
 //!
 //! Every page is verified when the file is opened (redb would trust, and might panic on, a page that was altered since it was written), and
 //! every record again when it is read.
+//!
+//! redb reads and writes through [`Disk`], so a simulated disk can lose, tear and refuse what it writes. It asks little of one: writes
+//! before a sync are durable when the sync returns, in any order until then, torn wherever the power failed.
+//!
+//! One thing it does not do: after a sync that failed, some kernels take pages for clean that never reached the disk, and the next start
+//! would read them, build on them, and lose them when the power fails (Rebello et al. 2020, "Can Applications Recover from fsync
+//! Failures?"). So a failed sync leaves a marker file, and a start that finds it writes the whole file again, as it is, before anything
+//! else. The marker need not be durable: it is in danger only when those pages are gone too.
 
 use super::record::{Damaged, Record, RecordHeader, Revision, RowKey};
+use super::{BEGINNING_NAME, UNSYNCED_NAME};
 use bytes::Bytes;
 use eaves::Position;
-use eaves_log::{DiskFile, FrozenFile};
+use eaves_log::disk::exists;
+use eaves_log::{Disk, DiskFile, FileLock};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Memory redb may use to keep pages. The operating system caches the file too, so this need not be large.
 const PAGE_CACHE_BYTES: usize = 64 << 20;
+
+/// Bytes that are written again at a time after a failed sync.
+const WRITE_AGAIN_BYTES: usize = 1 << 20;
 
 /// The format this version writes and reads.
 const FORMAT: u32 = 1;
@@ -96,37 +110,65 @@ impl From<StateFileError> for io::Error {
 /// The open state file.
 pub struct StateFile {
     path: PathBuf,
+    file: Arc<dyn DiskFile>,
     database: Arc<Database>,
 }
 
 impl StateFile {
-    /// Opens a state file, or begins a new one.
-    pub fn open(path: &Path) -> Result<Self, StateFileError> {
-        Self::begin_in(path, builder().create(path))
+    /// Opens the state file at `path` and locks it, or begins a new one.
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, StateFileError> {
+        match content_at(&**disk, path)? {
+            // Opened before it is locked: whoever had it until now may have given the name to another file.
+            Some(file) => {
+                let lock = lock(&**disk, path)?;
+                write_again_if_unsynced(&**disk, path, &*file)
+                    // An earlier run may have been killed between giving it this name and making the name durable.
+                    .and_then(|()| disk.sync_dir(directory_of(path)))
+                    .map_err(io_error(path))?;
+                Self::over(disk, path, file, lock)
+            }
+            None => Self::begin_at(disk, path),
+        }
     }
 
-    /// Opens what is in a state file, or an empty state where there is none, and changes nothing on disk: what is written here stays in
-    /// memory. The caller keeps others away from the file.
-    pub fn open_unchanged(path: &Path) -> Result<Self, StateFileError> {
-        let file = match FrozenFile::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FrozenFile::empty()),
-            found => found,
-        };
-        let file = file.map_err(|cause| StateFileError::Io {
-            path: path.to_owned(),
-            cause,
-        })?;
-        Self::begin_in(path, builder().create_with_backend(Frozen(file)))
+    /// Begins a new state file, which has no content that counts before it has been renamed.
+    pub fn create(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, StateFileError> {
+        let file = disk.create(path).map_err(io_error(path))?;
+        let lock = lock(&**disk, path)?;
+        Self::over(disk, path, file, lock)
     }
 
-    fn begin_in(
+    /// Begins a new state file under the name `path`, which has it from the moment on at which it is whole: a process that is killed while
+    /// redb begins its file leaves one that redb does not take for its own.
+    fn begin_at(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self, StateFileError> {
+        let turn = lock(&**disk, path)?;
+        if content_at(&**disk, path)?.is_some() {
+            // Somebody else has begun it before the lock was ours.
+            return Err(StateFileError::InUse(path.to_owned()));
+        }
+        let mut file = Self::create(disk, &path.with_file_name(BEGINNING_NAME))?;
+        file.rename(disk, path)?;
+        drop(turn);
+        Ok(file)
+    }
+
+    fn over(
+        disk: &Arc<dyn Disk>,
         path: &Path,
-        database: Result<Database, redb::DatabaseError>,
+        file: Arc<dyn DiskFile>,
+        lock: FileLock,
     ) -> Result<Self, StateFileError> {
-        let database = database.map_err(|error| wrap(path, error))?;
+        let backend = Backend {
+            disk: disk.clone(),
+            unsynced: path.with_file_name(UNSYNCED_NAME),
+            file: file.clone(),
+            _lock: lock,
+        };
+        let database = builder().create_with_backend(backend);
         let file = Self {
             path: path.to_owned(),
-            database: Arc::new(database),
+            file,
+            database: Arc::new(database.map_err(|error| wrap(path, error))?),
         };
         file.begin_if_new()?;
         Ok(file)
@@ -137,9 +179,18 @@ impl StateFile {
         &self.path
     }
 
-    /// Says that the file was renamed to `path` while open.
-    pub fn renamed(&mut self, path: &Path) {
+    /// Its length.
+    pub fn len_bytes(&self) -> Result<u64, StateFileError> {
+        self.file.len().map_err(io_error(&self.path))
+    }
+
+    /// Gives it another name in its directory, durably, in place of what has that name. After an error it may have either.
+    pub fn rename(&mut self, disk: &Arc<dyn Disk>, path: &Path) -> Result<(), StateFileError> {
+        disk.rename(&self.path, path)
+            .and_then(|()| disk.sync_dir(directory_of(path)))
+            .map_err(io_error(&self.path))?;
         self.path = path.to_owned();
+        Ok(())
     }
 
     /// The durable state as it is now.
@@ -205,33 +256,87 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// A state file that is read and never changed.
-#[derive(Debug)]
-struct Frozen(FrozenFile);
+/// A file of a [`Disk`] as redb wants it, locked as long as redb has it.
+struct Backend {
+    disk: Arc<dyn Disk>,
+    /// The marker that a failed sync leaves.
+    unsynced: PathBuf,
+    file: Arc<dyn DiskFile>,
+    _lock: FileLock,
+}
 
-impl redb::StorageBackend for Frozen {
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("state file")
+    }
+}
+
+impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.0.read_at(out, offset)? == out.len() {
+        match self.file.read_at(out, offset)? == out.len() {
             true => Ok(()),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data().inspect_err(|_| {
+            // A disk that takes no new name either is not one that the next start can write to.
+            let _ = self.disk.create(&self.unsynced);
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
     }
+}
+
+/// The file at `path` if there is anything in it.
+fn content_at(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>, StateFileError> {
+    let found = disk.open(path).and_then(|file| {
+        let is_empty = file.is_empty()?;
+        Ok((!is_empty).then_some(file))
+    });
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map_err(io_error(path)),
+    }
+}
+
+/// Writes all of a file again, as it is, if a sync of it has failed since the machine started.
+fn write_again_if_unsynced(disk: &dyn Disk, path: &Path, file: &dyn DiskFile) -> io::Result<()> {
+    let marker = path.with_file_name(UNSYNCED_NAME);
+    if !exists(disk, &marker)? {
+        return Ok(());
+    }
+    let mut buf = vec![0; WRITE_AGAIN_BYTES];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut buf, offset)?;
+        if read == 0 {
+            break;
+        }
+        file.write_all_at(&buf[..read], offset)?;
+        offset += read as u64;
+    }
+    file.sync_data()?;
+    disk.remove(&marker)
+}
+
+/// Keeps others away from a state file. redb before this version locked the file itself too, so they keep each other away.
+fn lock(disk: &dyn Disk, path: &Path) -> Result<FileLock, StateFileError> {
+    disk.lock(path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StateFileError::InUse(path.to_owned()),
+        _ => io_error(path)(error),
+    })
 }
 
 /// The durable state at one point in time.
@@ -471,6 +576,17 @@ fn wrap(path: &Path, error: impl Into<redb::Error>) -> StateFileError {
             path,
             cause: other.to_string(),
         },
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().expect("the file is in a directory")
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> StateFileError {
+    move |cause| StateFileError::Io {
+        path: path.to_owned(),
+        cause,
     }
 }
 

@@ -8,6 +8,9 @@
 //!                             memory or disk, when and as fast as its client reads
 //! ```
 //!
+//! The fan-out goes in steps of [`FAN_OUT_STEP`]: the first is part of `apply`, and if there is more to do a task goes on, in whose
+//! pauses the rest of the node has its turns. So ten thousand watchers of one key delay neither heartbeats nor each other's streams.
+//!
 //! A watcher is *synced* or *behind*. The fan-out, after every `apply`, puts each revision's changes into the queues of the streams with a
 //! synced watcher that wants one of them: a reference to shared records, not a copy. A watcher that starts in the past, or whose stream's
 //! queue is full, is behind: it gets nothing from the fan-out, and its stream reads for it from history (see `catch_up.rs`) whenever the
@@ -16,9 +19,10 @@
 //! stops reading costs one bounded queue, and loses nothing but what is compacted meanwhile.
 //!
 //! Invariants:
-//! - a synced watcher's queue has, or had, every change it wants from its start up to `handed_out`;
+//! - a synced watcher's queue has, or had, every change it wants from its start up to `handed_out`, or is listed to get it next;
 //! - a watcher that is behind was given every change it wants before `next_revision`, and none from there on;
-//! - a queue has at most [`QUEUE_MAX_REVISIONS`] revisions, and more than [`QUEUE_MAX_BYTES`] only as a single revision.
+//! - a queue has at most [`QUEUE_MAX_REVISIONS`] revisions, and more than [`QUEUE_MAX_BYTES`] only as a single revision;
+//! - all queues together hold at most [`QUEUES_MAX_BYTES`] and one revision: changes that are in several are there once.
 //!
 //! Caveat: watchers of one key, and of one prefix, are found by hashing, however many there are; every other range is tried in turn for every
 //! change, so thousands of different ranges that are no prefixes cost some microseconds a change.
@@ -34,12 +38,22 @@ use crate::proto::mvccpb::KeyValue;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Revisions that may wait in one stream's queue.
 pub const QUEUE_MAX_REVISIONS: usize = 1024;
 
 /// Bytes of changes that may wait in one stream's queue.
-pub const QUEUE_MAX_BYTES: usize = 4 << 20;
+pub const QUEUE_MAX_BYTES: usize = 1 << 20;
+
+/// Bytes of changes that may wait in all streams' queues; beyond, watchers fall behind as if their queues were full.
+pub const QUEUES_MAX_BYTES: usize = 64 << 20;
+
+/// Watchers of one node; one more is refused. Each takes about half a kilobyte.
+pub const MAX_WATCHERS: usize = 256 << 10;
+
+/// Changes put into queues at once. Each wakes a stream, and the next step comes when those have had their turn: some milliseconds.
+pub const FAN_OUT_STEP: usize = 512;
 
 /// Makes watch streams on a store. Cheap to clone.
 #[derive(Clone)]
@@ -115,6 +129,12 @@ pub struct Hub {
     streams: BTreeMap<u64, StreamEntry>,
     watchers: BTreeMap<WatcherKey, Watcher>,
     synced: Subscriptions,
+    /// What happened at `handed_out`, and the watchers that have yet to get it.
+    handing: Option<(Arc<RevisionChanges>, Vec<WatcherKey>)>,
+    /// Bytes of all changes that are in a queue.
+    queued_bytes: Arc<AtomicUsize>,
+    /// Whether a task goes on with the fan-out.
+    pub is_driven: bool,
 }
 
 /// Identifies a watcher on this node, over all streams.
@@ -164,7 +184,15 @@ impl Hub {
             streams: BTreeMap::new(),
             watchers: BTreeMap::new(),
             synced: Subscriptions::default(),
+            handing: None,
+            queued_bytes: Arc::default(),
+            is_driven: false,
         }
+    }
+
+    /// Bytes of changes that wait in queues.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether the stream still has a reader.
@@ -183,26 +211,44 @@ impl Hub {
         (self.watchers.len(), behind.sum())
     }
 
-    /// Hands everything that was applied since to the watchers it concerns.
-    pub fn fan_out(&mut self, shared: &Shared) -> Result<(), StateFileError> {
-        if self.synced.is_empty() {
-            self.handed_out = super::read(&shared.state).revision;
-            return Ok(());
-        }
+    /// Hands what was applied since to the watchers it concerns, about `step` times at most. Returns whether more may be left.
+    pub fn fan_out(&mut self, shared: &Shared, mut step: usize) -> Result<bool, StateFileError> {
+        self.deliver(&mut step);
         loop {
+            if self.handing.is_some() {
+                return Ok(true);
+            }
+            if self.synced.is_empty() {
+                self.handed_out = super::read(&shared.state).revision;
+                return Ok(false);
+            }
             let Changes { records, through } =
                 read_changes(&shared.state, self.handed_out + 1, &Wanted::ALL)?;
             if through <= self.handed_out {
-                return Ok(());
+                return Ok(false);
             }
             for changes in records.chunk_by(|a, b| a.revision.main == b.revision.main) {
+                if step == 0 {
+                    return Ok(true);
+                }
                 self.hand_out(shared, changes)?;
+                self.deliver(&mut step);
+                if self.handing.is_some() {
+                    return Ok(true);
+                }
+                // To find nobody takes time, too.
+                step = step.saturating_sub(1);
             }
             self.handed_out = through;
         }
     }
 
-    /// Hands out what happened at one main revision.
+    /// Gives what is being handed out to all that have yet to get it.
+    pub fn finish_handing(&mut self) {
+        self.deliver(&mut usize::MAX.clone());
+    }
+
+    /// Begins to hand out what happened at one main revision.
     fn hand_out(&mut self, shared: &Shared, records: &[Record]) -> Result<(), StateFileError> {
         let revision = records[0].revision.main;
         let mut concerned = Vec::new();
@@ -214,9 +260,6 @@ impl Hub {
             concerned.sort_unstable();
             concerned.dedup();
         }
-        if concerned.is_empty() {
-            return Ok(());
-        }
         let wants_previous = concerned
             .iter()
             .any(|key| self.watchers[key].interest.prev_kv);
@@ -225,16 +268,38 @@ impl Hub {
         } else {
             Vec::new()
         };
-        let changes = Arc::new(RevisionChanges::new(records.to_vec(), previous));
-        for key in concerned {
-            self.queue(key, &changes);
+        self.handed_out = revision;
+        if !concerned.is_empty() {
+            let changes = RevisionChanges::new(records.to_vec(), previous, &self.queued_bytes);
+            self.handing = Some((Arc::new(changes), concerned));
         }
         Ok(())
     }
 
+    /// Gives what is being handed out to at most `step` watchers, and counts them off.
+    fn deliver(&mut self, step: &mut usize) {
+        let Some((changes, mut concerned)) = self.handing.take() else {
+            return;
+        };
+        while *step > 0 {
+            let Some(key) = concerned.pop() else {
+                return;
+            };
+            *step -= 1;
+            self.queue(key, &changes);
+        }
+        if !concerned.is_empty() {
+            self.handing = Some((changes, concerned));
+        }
+    }
+
     /// Queues a revision's changes for a synced watcher, or lets it fall behind if there is no room.
     fn queue(&mut self, key: WatcherKey, changes: &Arc<RevisionChanges>) {
-        let watcher = self.watchers.get_mut(&key).expect("it is synced");
+        // It may have been canceled since it was listed.
+        let Some(watcher) = self.watchers.get_mut(&key) else {
+            return;
+        };
+        let has_room = self.queued_bytes.load(Ordering::Relaxed) <= QUEUES_MAX_BYTES;
         let entry = self
             .streams
             .get_mut(&watcher.stream_key)
@@ -243,6 +308,7 @@ impl Hub {
             watcher.watch_id,
             &watcher.interest,
             changes,
+            has_room,
         );
         if let Err(after) = queued {
             watcher.behind = Some(Behind {
@@ -280,19 +346,28 @@ impl Hub {
     }
 
     /// Creates a watcher, or refuses to; either way the stream's queue says so.
-    pub fn watch(&mut self, stream: &Stream, spec: &WatchSpec) {
-        let revision = self.handed_out;
-        let item = match self.create(stream, spec) {
+    pub fn watch(&mut self, shared: &Shared, stream: &Stream, spec: &WatchSpec) {
+        // What is applied and not handed out yet lies before it, too.
+        let revision = super::read(&shared.state).revision;
+        let item = match self.create(stream, spec, revision) {
             Ok(watch_id) => WatchItem::Created { watch_id, revision },
             Err(refusal) => WatchItem::Refused { revision, refusal },
         };
         stream.tell(item);
     }
 
-    fn create(&mut self, stream: &Stream, spec: &WatchSpec) -> Result<i64, WatchRefusal> {
+    fn create(
+        &mut self,
+        stream: &Stream,
+        spec: &WatchSpec,
+        revision: i64,
+    ) -> Result<i64, WatchRefusal> {
         let interest = Arc::new(Interest::new(spec)?);
         if spec.start_revision < 0 {
             return Err(WatchRefusal::NegativeStart);
+        }
+        if self.watchers.len() >= MAX_WATCHERS {
+            return Err(WatchRefusal::TooMany);
         }
         let key = self.take_key();
         let entry = self
@@ -301,7 +376,7 @@ impl Hub {
             .expect("a stream that asks is open");
         let watch_id = entry.take_watch_id(spec.watch_id)?;
         entry.watcher_keys.insert(watch_id, key);
-        let next = self.handed_out + 1;
+        let next = revision + 1;
         let starts_in_past = spec.start_revision != 0 && spec.start_revision < next;
         let behind = starts_in_past.then(|| Behind {
             next_revision: spec.start_revision,
@@ -320,7 +395,10 @@ impl Hub {
                 watch_id,
                 interest,
                 asked_revision: spec.start_revision,
-                start_revision: next.max(spec.start_revision),
+                start_revision: match starts_in_past {
+                    true => spec.start_revision,
+                    false => next.max(spec.start_revision),
+                },
                 behind,
             },
         );
@@ -432,6 +510,7 @@ impl Hub {
 
     /// Says that the state was replaced by another node's: nobody is synced until it caught up there, from where it was.
     pub fn state_replaced(&mut self, revision: i64) {
+        self.finish_handing();
         let next = self.handed_out + 1;
         self.synced = Subscriptions::default();
         for (key, watcher) in &mut self.watchers {
@@ -686,7 +765,10 @@ mod tests {
     async fn what_a_watcher_read_ahead_of_the_fan_out_is_not_handed_out_again() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let fan_out = || lock(&store.shared.hub).fan_out(&store.shared).unwrap();
+        let fan_out = || {
+            let mut hub = lock(&store.shared.hub);
+            while hub.fan_out(&store.shared, FAN_OUT_STEP).unwrap() {}
+        };
         put_without_fan_out(&store, "a", 1);
         let (handle, mut events) = store.watch_hub().open_stream();
         handle.watch(WatchSpec {

@@ -48,6 +48,9 @@ pub enum WatchRefusal {
     /// `range_end` is not after `key`.
     #[error("mvcc: watcher range is empty")]
     EmptyRange,
+    /// The node has as many watchers as it takes.
+    #[error("etcdserver: too many requests")]
+    TooMany,
     /// `start_revision` is negative.
     #[error("etcdserver: mvcc: required revision has been compacted")]
     NegativeStart,

@@ -11,14 +11,15 @@ use super::watch::{
 use super::watch_api::{WatchItem, WatchSpec};
 use crate::proto::mvccpb::{Event, KeyValue};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 /// Answers to requests that may wait unread before [`WatchHandle::room`] holds the client back.
 const MAX_UNREAD_ANSWERS: usize = 128;
 
 /// Bytes of changes that are joined into one item while more is queued for the same watcher.
-const JOIN_MAX_BYTES: usize = 1 << 20;
+const JOIN_MAX_BYTES: usize = 128 << 10;
 
 /// What happened at one main revision, shared by all queues it is in.
 #[derive(Debug)]
@@ -27,17 +28,26 @@ pub struct RevisionChanges {
     /// The values before, one for each record, or none at all if nobody wanted them.
     previous: Vec<Option<KeyValue>>,
     bytes: usize,
+    /// Of all changes that exist.
+    all_bytes: Arc<AtomicUsize>,
 }
 
 impl RevisionChanges {
-    pub fn new(records: Vec<Record>, previous: Vec<Option<KeyValue>>) -> Self {
+    /// Changes that are counted in `all_bytes` while they exist.
+    pub fn new(
+        records: Vec<Record>,
+        previous: Vec<Option<KeyValue>>,
+        all_bytes: &Arc<AtomicUsize>,
+    ) -> Self {
         let before = previous.iter().flatten();
         let before_bytes: usize = before.map(|kv| kv.key.len() + kv.value.len()).sum();
         let bytes: usize = records.iter().map(Record::memory_bytes).sum();
+        all_bytes.fetch_add(bytes + before_bytes, Ordering::Relaxed);
         Self {
             bytes: bytes + before_bytes,
             records,
             previous,
+            all_bytes: all_bytes.clone(),
         }
     }
 
@@ -56,6 +66,12 @@ impl RevisionChanges {
                 events.push(event);
             }
         }
+    }
+}
+
+impl Drop for RevisionChanges {
+    fn drop(&mut self) {
+        self.all_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -80,13 +96,6 @@ impl Stream {
     /// Queues an item that there is always room for.
     pub fn tell(&self, item: WatchItem) {
         super::lock(&self.queue).push_answer(Ok(item));
-        self.readable.notify_one();
-    }
-
-    /// Queues the end of the stream.
-    fn fail(&self, error: &StateFileError) {
-        tracing::error!("end a watch stream: {error}");
-        super::lock(&self.queue).push_answer(Err(KvError::Corrupt));
         self.readable.notify_one();
     }
 }
@@ -120,14 +129,18 @@ impl Queue {
         self.start + self.waiting.len() as u64
     }
 
-    /// Adds changes, or returns the queue's end if there is no room.
+    /// Adds changes, or returns the queue's end if there is no room, here or in general.
     pub fn push_changes(
         &mut self,
         watch_id: i64,
         interest: &Arc<Interest>,
         changes: &Arc<RevisionChanges>,
+        has_room: bool,
     ) -> Result<(), u64> {
         let bytes = self.changes_bytes + changes.bytes;
+        if !has_room {
+            return Err(self.end());
+        }
         if self.changes > 0 && (self.changes >= QUEUE_MAX_REVISIONS || bytes > QUEUE_MAX_BYTES) {
             return Err(self.end());
         }
@@ -203,7 +216,8 @@ impl WatchHandle {
 
     /// Creates a watcher: [`WatchItem::Created`] or [`WatchItem::Refused`] follows.
     pub fn watch(&self, spec: WatchSpec) {
-        self.ask(|hub, stream| hub.watch(stream, &spec));
+        let shared = &self.shared;
+        self.ask(|hub, stream| hub.watch(shared, stream, &spec));
     }
 
     /// Ends a watcher: [`WatchItem::Canceled`] follows, or nothing if there is none of this id.
@@ -223,16 +237,14 @@ impl WatchHandle {
         });
     }
 
-    /// Asks the hub when everything applied so far is handed out, so that its answers and revisions come after it.
+    /// Asks the hub when everything up to `handed_out` is in the queues, so that its answers and revisions come after it.
     fn ask(&self, question: impl FnOnce(&mut Hub, &Stream)) {
         let mut hub = super::lock(&self.shared.hub);
         if !hub.is_open(&self.stream) {
             return;
         }
-        match hub.fan_out(&self.shared) {
-            Ok(()) => question(&mut hub, &self.stream),
-            Err(error) => self.stream.fail(&error),
-        }
+        hub.finish_handing();
+        question(&mut hub, &self.stream);
     }
 }
 
@@ -251,14 +263,20 @@ enum Step {
     Tell(WatchItem),
     /// Some history was read and had nothing of interest.
     Again,
+    /// There is history to read, and others are at it.
+    Wait,
     Nothing,
 }
 
 impl Step {
     fn or_else(self, other: impl FnOnce() -> Result<Step, KvError>) -> Result<Step, KvError> {
-        match self {
-            Step::Nothing => other(),
-            step => Ok(step),
+        match (self, other) {
+            (Step::Nothing, other) => other(),
+            (Step::Wait, other) => Ok(match other()? {
+                Step::Nothing => Step::Wait,
+                step => step,
+            }),
+            (step, _) => Ok(step),
         }
     }
 }
@@ -275,17 +293,21 @@ impl WatchEvents {
 
     /// The next thing to tell; waits until there is one. An error ends the stream. Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Result<WatchItem, KvError> {
+        let mut turn = None;
         loop {
             // Queue and history take turns, so that neither starves the other.
             self.history_first = !self.history_first;
             let step = if self.history_first {
-                self.take_history()?.or_else(|| self.take_queued())?
+                self.take_history(&mut turn)?
+                    .or_else(|| self.take_queued())?
             } else {
-                self.take_queued()?.or_else(|| self.take_history())?
+                self.take_queued()?
+                    .or_else(|| self.take_history(&mut turn))?
             };
             match step {
                 Step::Tell(item) => return Ok(item),
                 Step::Again => tokio::task::yield_now().await,
+                Step::Wait => turn = self.shared.history_turns.clone().acquire_owned().await.ok(),
                 Step::Nothing => self.stream.readable.notified().await,
             }
         }
@@ -329,11 +351,17 @@ impl WatchEvents {
         }
     }
 
-    fn take_history(&mut self) -> Result<Step, KvError> {
+    fn take_history(&mut self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<Step, KvError> {
         let task = super::lock(&self.shared.hub).next_behind(&self.stream, self.last_caught_up);
         let Some(task) = task else {
             return Ok(Step::Nothing);
         };
+        if turn.is_none() {
+            *turn = self.shared.history_turns.clone().try_acquire_owned().ok();
+        }
+        if turn.is_none() {
+            return Ok(Step::Wait);
+        }
         self.last_caught_up = task.key;
         self.catch_up(&task).map_err(|error| {
             tracing::error!("end a watch stream: {error}");

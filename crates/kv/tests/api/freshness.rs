@@ -110,10 +110,17 @@ async fn nonsense_is_refused_by_name_and_value() {
 #[tokio::test]
 async fn what_cannot_be_had_without_a_leader_is_unavailable() {
     let server = Server::start_without_quorum().await;
-    let (mut bounded, mut reaching) = (server.kv(), server.kv());
-    let (stale, early) = tokio::join!(
+    let (mut bounded, mut reaching, mut both) = (server.kv(), server.kv(), server.kv());
+    let demands = [(MAX_STALENESS, "1000"), (MIN_REVISION, "5")];
+    let (stale, early, first) = tokio::join!(
         bounded.range(demanding(local("a"), &[(MAX_STALENESS, "1000")])),
         reaching.range(demanding(local("a"), &[(MIN_REVISION, "5")])),
+        both.range(demanding(local("a"), &demands)),
+    );
+    // The revision is waited for before the age is taken, which would be too small after the wait.
+    assert_eq!(
+        first.unwrap_err().message(),
+        early.as_ref().unwrap_err().message()
     );
     let (stale, early) = (stale.unwrap_err(), early.unwrap_err());
     assert_eq!(stale.code(), Code::Unavailable);

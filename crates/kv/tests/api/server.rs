@@ -2,7 +2,7 @@
 
 use eaves::{Config, Group, Node, StartAs};
 use eaves_kv::{
-    ServiceOptions,
+    ClientLimits, Clients, ServiceOptions,
     proto::etcdserverpb::{
         DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, kv_client::KvClient,
         request_op::Request as Op,
@@ -25,6 +25,8 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 pub struct Server {
     pub address: SocketAddr,
     channel: Channel,
+    /// What its clients take.
+    pub clients: Clients,
     node: Node,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
@@ -35,7 +37,12 @@ pub struct Server {
 impl Server {
     /// Starts a voter on its own and waits until it leads.
     pub async fn start() -> Server {
-        let server = Self::start_among(&["alone"]).await;
+        Self::start_with(ClientLimits::default()).await
+    }
+
+    /// The same, with other limits for its clients.
+    pub async fn start_with(limits: ClientLimits) -> Server {
+        let server = Self::start_among(&["alone"], Clients::new(limits)).await;
         let leads = |status: &eaves::Status| status.leader.is_some();
         server.node.status().wait_for(leads).await.unwrap();
         server
@@ -43,10 +50,10 @@ impl Server {
 
     /// Starts one voter of a group whose two others never come.
     pub async fn start_without_quorum() -> Server {
-        Self::start_among(&["alone", "missing", "gone"]).await
+        Self::start_among(&["alone", "missing", "gone"], Clients::default()).await
     }
 
-    async fn start_among(founders: &[&str]) -> Server {
+    async fn start_among(founders: &[&str], clients: Clients) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path()).unwrap());
         let config = config(&directory, founders);
@@ -57,6 +64,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel::<()>();
         let options = ServiceOptions {
             progress_interval: Duration::from_millis(100),
+            clients: clients.clone(),
             ..Default::default()
         };
         let shutdown = async {
@@ -68,6 +76,7 @@ impl Server {
         Server {
             address,
             channel,
+            clients,
             node,
             stop,
             serving,

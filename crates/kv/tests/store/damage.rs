@@ -40,6 +40,22 @@ fn two_stores_on_one_directory_are_refused() {
     assert!(error.to_string().contains("state.redb"), "{error}");
 }
 
+/// Also by a version that left the locking to redb.
+#[test]
+fn a_state_file_that_somebody_locked_is_refused() {
+    let node = Node::new();
+    node.persist();
+    let Node { dir, store, .. } = node;
+    drop(store);
+    let file = std::fs::File::open(state_file(dir.path())).unwrap();
+    file.try_lock().unwrap();
+    let refused = Store::open(dir.path()).err();
+    assert!(matches!(refused, Some(StateFileError::InUse(_))));
+    file.unlock().unwrap();
+    let _store = Store::open(dir.path()).unwrap();
+    assert!(file.try_lock().is_err(), "it is kept away in turn");
+}
+
 #[test]
 fn a_file_of_something_else_is_refused() {
     for bytes in [&b"not a database at all"[..], &[0xff; 10_000]] {

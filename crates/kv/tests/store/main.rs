@@ -3,6 +3,7 @@
 mod damage;
 mod harness;
 mod model;
+mod power_loss;
 mod random;
 mod semantics;
 mod snapshots;

@@ -128,7 +128,7 @@ fn compare() -> impl Strategy<Value = Compare> {
     )
 }
 
-fn txn() -> impl Strategy<Value = TxnRequest> {
+pub fn txn() -> impl Strategy<Value = TxnRequest> {
     let leaf = prop_oneof![
         3 => put().prop_map(op_put),
         2 => delete().prop_map(op_delete),

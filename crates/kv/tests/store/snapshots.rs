@@ -347,3 +347,31 @@ fn a_snapshot_that_is_being_read_outlives_the_state_it_was_taken_of() {
     old.extend(std::iter::from_fn(|| taken.next_chunk(100).unwrap()));
     assert_eq!(old, chunks(other_sample().store.snapshot().unwrap(), 100));
 }
+
+/// Found by the fuzzer: such a snapshot was taken, and the first write after it overflowed.
+#[test]
+fn a_snapshot_whose_revisions_cannot_be_is_refused() {
+    let node = sample();
+    let chunks = chunks(node.store.snapshot().unwrap(), 1 << 20);
+    let with = |at: usize, number: i64| {
+        let mut begin = chunks[0].to_vec();
+        begin[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        let mut changed = chunks.clone();
+        changed[0] = begin.into();
+        changed
+    };
+    // After the kind and the version: index, revision, compacted, scrubbed.
+    for (at, number) in [
+        (13, i64::MAX),
+        (13, -5),
+        (21, i64::MAX),
+        (21, i64::MIN),
+        (29, 31),
+        (29, i64::MIN),
+    ] {
+        let mut other = other_sample();
+        let refused = install(&other.store, &with(at, number), 60).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{at} {number}");
+        other.puts(&[("a", "still here")]);
+    }
+}

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use eaves::StateMachine;
 use eaves_kv::proto::mvccpb::{Event, KeyValue, event::EventType};
 use eaves_kv::store::{
-    KvCommand, QUEUE_MAX_REVISIONS, WatchEvents, WatchHandle, WatchItem, WatchRefusal, WatchSpec,
+    FAN_OUT_STEP, KvCommand, QUEUE_MAX_REVISIONS, WatchEvents, WatchHandle, WatchItem,
+    WatchRefusal, WatchSpec,
 };
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -806,4 +807,40 @@ proptest! {
     fn every_watcher_sees_exactly_what_happened(ops in prop::collection::vec(op(), 1..80)) {
         run(ops);
     }
+}
+
+/// The revisions of the events that come until `last` is among them.
+async fn revisions_until(events: &mut WatchEvents, last: i64) -> Vec<i64> {
+    let mut heard = Vec::new();
+    while heard.last() != Some(&last) {
+        if let WatchItem::Events { events, .. } = events.recv().await.unwrap() {
+            let revision = |event: &Event| event.kv.as_ref().unwrap().mod_revision;
+            heard.extend(events.iter().map(revision));
+        }
+    }
+    heard
+}
+
+#[tokio::test]
+async fn more_watchers_than_one_step_serves_hear_everything_once_and_in_order() {
+    let mut node = Node::new();
+    let open = |node: &Node| {
+        let (handle, events) = node.store.watch_hub().open_stream();
+        handle.watch(spec("k", "", 0));
+        (handle, events)
+    };
+    let mut early: Vec<_> = (0..3 * FAN_OUT_STEP + 1).map(|_| open(&node)).collect();
+    node.puts(&[("k", "2"), ("k", "3"), ("k", "4")]);
+    // The first step is done, the others wait for their turns: who comes or goes in between changes nothing for the rest.
+    let (gone, canceled) = (early.pop().unwrap(), early[FAN_OUT_STEP].0.clone());
+    drop(gone);
+    canceled.cancel(0);
+    let mut late = open(&node);
+    node.puts(&[("k", "5")]);
+    for (number, (_, events)) in early.iter_mut().enumerate() {
+        if number != FAN_OUT_STEP {
+            assert_eq!(revisions_until(events, 5).await, [2, 3, 4, 5]);
+        }
+    }
+    assert_eq!(revisions_until(&mut late.1, 5).await, [5]);
 }

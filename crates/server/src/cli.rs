@@ -1,5 +1,6 @@
 //! The command line as a whole: its commands, its log, and the runtime each command runs on.
 
+use crate::Adjust;
 use crate::bench;
 use crate::commands::{
     del, get, listen, put, recover, roles, serve, status, steer, tree, watch, what_if, why,
@@ -101,13 +102,13 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end.
-    pub fn run(self) -> Outcome {
+    /// Runs the command to its end, a node as `adjust` says.
+    pub fn run(self, adjust: Adjust<'_>) -> Outcome {
         start_log(self.log_level.as_deref(), self.command.default_log_level())?;
         match self.command {
             Command::Up(args) => block_on(up::run(args)),
-            Command::Serve(args) => serve::run(&args),
-            Command::Listen(args) => listen::run(&args),
+            Command::Serve(args) => serve::run(&args, adjust),
+            Command::Listen(args) => listen::run(&args, adjust),
             Command::Recover(args) => recover::run(&args),
             Command::Tree(args) => block_on(tree::run(args)),
             Command::Why(args) => block_on(why::run(args)),

@@ -79,6 +79,10 @@ pub struct NodeArgs {
     /// End when standard input does (how `eaves up` keeps its nodes)
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
+
+    /// Write no more than this to the disk (how tests make it slow)
+    #[arg(long, hide = true, value_name = "BYTES")]
+    pub test_disk_bytes_per_second: Option<std::num::NonZeroU64>,
 }
 
 /// Checked flags.
@@ -97,6 +101,7 @@ pub struct NodeSettings {
     pub log_retention_bytes: u64,
     pub snapshot_rate: u64,
     pub stop_with_stdin: bool,
+    pub test_disk_bytes_per_second: Option<std::num::NonZeroU64>,
 }
 
 impl NodeArgs {
@@ -149,6 +154,7 @@ impl NodeArgs {
             log_retention_bytes: self.log_retention_bytes,
             snapshot_rate: self.snapshot_rate,
             stop_with_stdin: self.stop_with_stdin,
+            test_disk_bytes_per_second: self.test_disk_bytes_per_second,
         })
     }
 }

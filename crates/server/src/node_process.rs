@@ -4,9 +4,11 @@ use crate::address::Address;
 use crate::admin;
 use crate::failure::{Failure, Outcome};
 use crate::node_flags::NodeSettings;
+use crate::slow_disk::SlowDisk;
 use eaves::{Config, Node, NodeEvent, StartAs};
-use eaves_kv::ServiceOptions;
 use eaves_kv::store::Store;
+use eaves_kv::{Clients, ServiceOptions};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Read;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -41,7 +43,11 @@ pub fn run(
     config.log.segment_bytes = settings.log_segment_bytes;
     config.log_retention_bytes = settings.log_retention_bytes;
     config.snapshot_rate = settings.snapshot_rate;
+    if let Some(rate) = settings.test_disk_bytes_per_second {
+        config.disk = Arc::new(SlowDisk::new(rate.get()));
+    }
     adjust(&mut config);
+    raise_open_files();
     runtime(settings.runtime_threads)?.block_on(live(settings, config))
 }
 
@@ -49,7 +55,7 @@ async fn live(settings: &NodeSettings, config: Config) -> Outcome {
     let mut stopping = stop_signal(settings.stop_with_stdin)?;
     let leaderless_timeout = config.raft.election_timeout * LEADERLESS_ELECTIONS;
     let listeners = listen(&settings.listen_clients).await?;
-    let store = open_store(settings)?;
+    let store = open_store(settings, &config)?;
     let started = tokio::select! {
         started = Node::start(config, store.clone()) => started,
         // A listener may wait long for somebody who answers.
@@ -66,12 +72,14 @@ async fn live(settings: &NodeSettings, config: Config) -> Outcome {
     );
 
     let mut ports = JoinSet::new();
+    let clients = Clients::default();
     let (close, closing) = watch::channel(false);
     for listener in listeners {
         let options = ServiceOptions {
             extra_routes: tonic::service::Routes::new(admin::service(node.clone())),
             extra_descriptors: vec![admin::DESCRIPTORS],
             leaderless_timeout,
+            clients: clients.clone(),
             ..ServiceOptions::default()
         };
         ports.spawn(eaves_kv::serve(
@@ -114,6 +122,19 @@ fn cause(events: &mut broadcast::Receiver<NodeEvent>) -> String {
     }
 }
 
+/// Every connection is an open file, and systems allow a thousand unless asked for more; Go's runtime asks for etcd. A refusal shows when
+/// connections are accepted.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
 fn runtime(threads: usize) -> Outcome<tokio::runtime::Runtime> {
     let mut builder = match threads {
         0 => tokio::runtime::Builder::new_current_thread(),
@@ -143,7 +164,7 @@ async fn listen(addresses: &[Address]) -> Outcome<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn open_store(settings: &NodeSettings) -> Outcome<Arc<Store>> {
+fn open_store(settings: &NodeSettings, config: &Config) -> Outcome<Arc<Store>> {
     let cannot = |cause: String| {
         Failure::failed(format!(
             "cannot open {}: {cause}",
@@ -154,7 +175,8 @@ fn open_store(settings: &NodeSettings) -> Outcome<Arc<Store>> {
         .map_err(|error| cannot(format!("{error}; give another --data-dir")))?;
     eaves::check_whole(&settings.data_dir)
         .map_err(|error| Failure::failed(format!("cannot start {}: {error}", settings.name)))?;
-    let store = Store::open(&settings.data_dir).map_err(|error| cannot(error.to_string()))?;
+    let store = Store::open_on(config.disk.clone(), &settings.data_dir)
+        .map_err(|error| cannot(error.to_string()))?;
     Ok(Arc::new(store))
 }
 

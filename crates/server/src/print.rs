@@ -50,6 +50,14 @@ impl Output {
         self.line(&text)
     }
 
+    /// An answer, as one object for programs or as lines for people.
+    pub fn answer(&mut self, json: Option<impl Serialize>, lines: &[String]) -> Outcome {
+        match json {
+            Some(object) => self.json(&object),
+            None => lines.iter().try_for_each(|line| self.line(line)),
+        }
+    }
+
     /// A key line and a value line, or only the value line.
     pub fn key_value(&mut self, pair: &KeyValue, value_only: bool) -> Outcome {
         if !value_only {

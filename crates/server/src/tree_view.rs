@@ -41,6 +41,16 @@ pub struct Snapshot {
     pub installing: bool,
 }
 
+impl From<proto::SnapshotProgress> for Snapshot {
+    fn from(progress: proto::SnapshotProgress) -> Snapshot {
+        Snapshot {
+            received_bytes: progress.received_bytes,
+            total_bytes: progress.total_bytes,
+            installing: progress.installing,
+        }
+    }
+}
+
 /// A role by the name users know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,11 +106,7 @@ impl From<proto::TreeNode> for Row {
             draining: node.draining,
             pin: node.pin,
             avoids: node.avoids,
-            snapshot: node.snapshot.map(|snapshot| Snapshot {
-                received_bytes: snapshot.received_bytes,
-                total_bytes: snapshot.total_bytes,
-                installing: snapshot.installing,
-            }),
+            snapshot: node.snapshot.map(Snapshot::from),
         }
     }
 }

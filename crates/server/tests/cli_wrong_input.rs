@@ -287,7 +287,11 @@ fn a_directory_that_a_recovery_did_not_finish_is_refused_as_that() {
         assert_one_line(
             &arguments,
             1,
-            &[&dir, "is not whole", "run the same command again"],
+            &[
+                &dir,
+                "is not whole",
+                "remove all directories that it was to make",
+            ],
         );
     }
     assert_one_line(&["recover", "--from", &dir], 1, &[&dir, "is not whole"]);

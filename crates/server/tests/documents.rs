@@ -48,9 +48,16 @@ fn link_targets(text: &str) -> Vec<&str> {
 }
 
 fn is_path(word: &str) -> bool {
-    ["crates/", "docs/", "interop/", ".ci/"]
-        .iter()
-        .any(|start| word.starts_with(start))
+    [
+        "crates/",
+        "docs/",
+        "fuzz/",
+        "interop/",
+        "mutations/",
+        ".ci/",
+    ]
+    .iter()
+    .any(|start| word.starts_with(start))
 }
 
 #[test]
@@ -209,6 +216,33 @@ fn the_readmes_commands_are_commands() {
         }
     }
     assert!(eaves_commands(&read("README.md")).len() > 5);
+}
+
+/// There is more than one binary, and `cargo run` without `-p` must find the one that the README means.
+#[test]
+fn cargo_run_is_eaves() {
+    assert!(read("README.md").contains("$ cargo run --release -- up"));
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo starts");
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("metadata is JSON");
+    let members = metadata["workspace_default_members"]
+        .as_array()
+        .expect("there is a list of default members");
+    let members: Vec<&str> = members.iter().filter_map(|id| id.as_str()).collect();
+    assert!(
+        matches!(members[..], [member] if member.contains("crates/server")),
+        "{members:?}"
+    );
 }
 
 /// The README shows how the library is used; the names it uses are the library's.

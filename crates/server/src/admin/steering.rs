@@ -110,6 +110,7 @@ pub async fn drain(
             let step = DrainProgress {
                 node: Some(tree_node(drain.node.clone())),
                 left: drain.left,
+                warning: drain.warning.take().unwrap_or_default(),
             };
             if progress.send(Ok(step)).await.is_err() {
                 return;

@@ -10,7 +10,7 @@ use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use eaves_kv::proto::etcdserverpb::{RangeRequest, RangeResponse};
 use serde_json::{Map, Value};
-use tonic::Request;
+use tonic::{Request, Response};
 
 /// Reads a key or a range of keys.
 #[derive(Args, Debug)]
@@ -59,7 +59,7 @@ pub struct GetArgs {
     #[arg(long, value_name = "REVISION")]
     pub min_revision: Option<u64>,
 
-    /// Print the answer as JSON, with etcdctl's fields
+    /// Print the answer as JSON, with etcdctl's fields; with --max-staleness also staleness_ms, how old the state was at most
     #[arg(long)]
     pub json: bool,
 
@@ -110,9 +110,14 @@ pub async fn run(args: GetArgs) -> Outcome {
     };
     let answer = client
         .read(&format!("get {:?}", args.range.key), call)
-        .await?
-        .into_inner();
-    print(&args, &answer)
+        .await?;
+    print(&args, staleness_ms(&answer), answer.get_ref())
+}
+
+/// How old the state was at most, if the node says so: it does when the read limits it.
+fn staleness_ms(answer: &Response<RangeResponse>) -> Option<u64> {
+    let told = answer.metadata().get("eaves-staleness-ms")?;
+    told.to_str().ok()?.parse().ok()
 }
 
 /// Puts what the read demands of the node's state into the call's metadata.
@@ -178,10 +183,10 @@ fn sort(order: Option<Order>, sort_by: Option<SortBy>) -> (SortOrder, SortTarget
     (order, target)
 }
 
-fn print(args: &GetArgs, answer: &RangeResponse) -> Outcome {
+fn print(args: &GetArgs, staleness_ms: Option<u64>, answer: &RangeResponse) -> Outcome {
     let mut output = Output::new();
     if args.json {
-        output.json(&json(answer))?;
+        output.json(&json(staleness_ms, answer))?;
     } else if args.count_only {
         output.line(&answer.count.to_string())?;
     } else {
@@ -192,9 +197,12 @@ fn print(args: &GetArgs, answer: &RangeResponse) -> Outcome {
     output.flush()
 }
 
-fn json(answer: &RangeResponse) -> Value {
+fn json(staleness_ms: Option<u64>, answer: &RangeResponse) -> Value {
     let mut object = Map::new();
     object.insert("header".into(), header_json(answer.header.as_ref()));
+    if let Some(staleness_ms) = staleness_ms {
+        object.insert("staleness_ms".into(), staleness_ms.into());
+    }
     insert_pairs(&mut object, "kvs", &answer.kvs);
     if answer.more {
         object.insert("more".into(), true.into());
@@ -231,8 +239,19 @@ mod tests {
         let answer = RangeResponse::default();
         let expected = r#"{"header":{"cluster_id":0,"member_id":0,"raft_term":0,"revision":0}}"#;
         assert_eq!(
-            json(&answer),
+            json(None, &answer),
             serde_json::from_str::<Value>(expected).unwrap()
         );
+    }
+
+    #[test]
+    fn the_json_says_how_old_the_state_was_if_the_node_does() {
+        let mut answer = Response::new(RangeResponse::default());
+        assert_eq!(staleness_ms(&answer), None);
+        answer
+            .metadata_mut()
+            .insert("eaves-staleness-ms", 17.into());
+        let json = json(staleness_ms(&answer), answer.get_ref());
+        assert_eq!(json["staleness_ms"], 17);
     }
 }

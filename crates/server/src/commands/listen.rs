@@ -1,5 +1,6 @@
 //! `eaves listen`: runs one listener.
 
+use crate::Adjust;
 use crate::address::Address;
 use crate::failure::{Failure, Outcome};
 use crate::node_flags::{NodeArgs, NodeSettings};
@@ -31,11 +32,12 @@ pub struct ListenSettings {
 }
 
 /// Runs the listener until it is told to stop.
-pub fn run(args: &ListenArgs) -> Outcome {
+pub fn run(args: &ListenArgs, adjust: Adjust<'_>) -> Outcome {
     let settings = args.check()?;
     let upstreams = settings.upstream.iter().map(ToString::to_string).collect();
     node_process::run(&settings.node, StartAs::Listener { upstreams }, |config| {
-        settings.raft.put_into(config)
+        settings.raft.put_into(config);
+        adjust(config);
     })
 }
 

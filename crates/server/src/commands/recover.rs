@@ -52,6 +52,8 @@ struct Settings {
     from: Vec<PathBuf>,
     voters: Vec<NewVoter>,
     token: String,
+    /// The token was given, and not drawn.
+    token_is_given: bool,
     yes: bool,
 }
 
@@ -77,6 +79,9 @@ pub fn run(args: &RecoverArgs) -> Outcome {
     print_found(&mut output, &survey, &revisions)?;
     output.line("")?;
     print_position(&mut output, &survey, revision)?;
+    if let Some(warning) = settings.warning() {
+        output.line(&warning)?;
+    }
     output.line("")?;
     if settings.yes {
         output.flush()?;
@@ -131,6 +136,7 @@ impl RecoverArgs {
             from: self.from.clone(),
             voters,
             token,
+            token_is_given: self.initial_cluster_token.is_some(),
             yes: self.yes,
         })
     }
@@ -294,19 +300,23 @@ fn print_dry(output: &mut Output, settings: &Settings) -> Outcome {
     let from: Vec<String> = settings
         .from
         .iter()
-        .map(|dir| format!(" --from {}", quoted(dir)))
+        .map(|dir| format!(" --from {}", quoted_path(dir)))
         .collect();
     let voters: Vec<String> = match settings.voters.is_empty() {
         true => vec![" --voter NAME=http://HOST:PORT,NEW_DIR".into()],
         false => (settings.voters.iter())
             .map(|voter| {
-                let dir = quoted(&voter.dir);
+                let dir = quoted_path(&voter.dir);
                 format!(" --voter {}={},{dir}", voter.name, voter.address.url())
             })
             .collect(),
     };
+    let token = match settings.token_is_given {
+        true => format!(" --initial-cluster-token {}", quoted(&settings.token)),
+        false => String::new(),
+    };
     output.line(&format!(
-        "  eaves recover{}{} --yes",
+        "  eaves recover{}{}{token} --yes",
         from.concat(),
         voters.concat()
     ))?;
@@ -340,10 +350,10 @@ fn print_made(output: &mut Output, settings: &Settings, place: &str) -> Outcome 
         output.line(&format!(
             "  eaves serve --name {} --data-dir {} --listen-peer-urls {} --initial-cluster {} --initial-cluster-token {}",
             voter.name,
-            quoted(&voter.dir),
+            quoted_path(&voter.dir),
             voter.address.url(),
             members.join(","),
-            settings.token
+            quoted(&settings.token)
         ))?;
     }
     if settings.voters.len() == 1 {
@@ -366,6 +376,20 @@ fn print_made(output: &mut Output, settings: &Settings, place: &str) -> Outcome 
 }
 
 impl Settings {
+    /// A token that is used twice gives two groups one id, and no directory at hand tells.
+    fn warning(&self) -> Option<String> {
+        let used = self.token_is_given && !self.voters.is_empty();
+        used.then(|| {
+            format!(
+                "WARNING: with the token {} the new cluster has the id {:016x} however often and from whatever it is made. If a group with this \
+                 token and these voters has been made before, nodes of the two do not refuse each other: leave --initial-cluster-token out, \
+                 and one is drawn that nobody has used.",
+                self.token,
+                self.group().cluster_id
+            )
+        })
+    }
+
     fn dirs(&self) -> Vec<PathBuf> {
         let voters = self.voters.iter();
         voters.map(|voter| voter.dir.clone()).collect()
@@ -382,11 +406,15 @@ impl Settings {
 }
 
 /// A path as a word for a shell.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+/// A text as a word for a shell.
+fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
-        true => text,
+        true => text.to_string(),
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
@@ -458,7 +486,26 @@ mod tests {
 
     #[test]
     fn a_path_is_one_word() {
-        assert_eq!(quoted(Path::new("/a/b-1")), "/a/b-1");
-        assert_eq!(quoted(Path::new("it's mine")), r"'it'\''s mine'");
+        assert_eq!(quoted_path(Path::new("/a/b-1")), "/a/b-1");
+        assert_eq!(quoted_path(Path::new("it's mine")), r"'it'\''s mine'");
+    }
+
+    #[test]
+    fn a_token_that_is_given_is_warned_of() {
+        let mut args = RecoverArgs {
+            from: vec!["l1".into()],
+            voter: vec!["v1=http://h:1,v1".into()],
+            initial_cluster_token: None,
+            yes: false,
+        };
+        assert_eq!(args.check().unwrap().warning(), None);
+        args.initial_cluster_token = Some("mine".into());
+        let settings = args.check().unwrap();
+        let (warning, id) = (settings.warning().unwrap(), settings.group().cluster_id);
+        assert!(warning.contains("the token mine"), "{warning}");
+        assert!(warning.contains(&format!("{id:016x}")), "{warning}");
+        // Without voters there is no group that could have an id.
+        args.voter.clear();
+        assert_eq!(args.check().unwrap().warning(), None);
     }
 }

@@ -12,6 +12,7 @@ use crate::endpoints::EndpointArgs;
 use crate::failure::{Failure, Outcome};
 use crate::print::Output;
 use clap::Args;
+use serde::Serialize;
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -23,7 +24,7 @@ pub struct PromoteArgs {
     pub node: String,
 
     #[command(flatten)]
-    pub nodes: EndpointArgs,
+    pub common: CommonArgs,
 }
 
 /// Makes a voter a listener.
@@ -34,7 +35,7 @@ pub struct DemoteArgs {
     pub node: String,
 
     #[command(flatten)]
-    pub nodes: EndpointArgs,
+    pub common: CommonArgs,
 }
 
 /// Makes a listener vote in place of a voter, dead or alive.
@@ -49,7 +50,7 @@ pub struct ReplaceArgs {
     pub new: String,
 
     #[command(flatten)]
-    pub nodes: EndpointArgs,
+    pub common: CommonArgs,
 }
 
 /// Makes another voter lead.
@@ -60,19 +61,37 @@ pub struct TransferLeaderArgs {
     pub to: Option<String>,
 
     #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// What all of them take.
+#[derive(Args, Debug)]
+pub struct CommonArgs {
+    /// Print an object for each step: what is said of it, and whether it is the last
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
     pub nodes: EndpointArgs,
+}
+
+/// The JSON of one step.
+#[derive(Serialize)]
+struct Step<'a> {
+    said: &'a str,
+    done: bool,
 }
 
 /// Runs `promote`.
 pub async fn promote(args: PromoteArgs) -> Outcome {
     let what = format!("promote {}", args.node);
-    change(&what, Change::Promote(args.node), &args.nodes).await
+    change(&what, Change::Promote(args.node), &args.common).await
 }
 
 /// Runs `demote`.
 pub async fn demote(args: DemoteArgs) -> Outcome {
     let what = format!("demote {}", args.node);
-    change(&what, Change::Demote(args.node), &args.nodes).await
+    change(&what, Change::Demote(args.node), &args.common).await
 }
 
 /// Runs `replace`.
@@ -82,26 +101,26 @@ pub async fn replace(args: ReplaceArgs) -> Outcome {
         voter: args.old,
         listener: args.new,
     };
-    change(&what, Change::Replace(replace), &args.nodes).await
+    change(&what, Change::Replace(replace), &args.common).await
 }
 
 /// Runs `transfer-leader`.
 pub async fn transfer_leader(args: TransferLeaderArgs) -> Outcome {
     let to = args.to.unwrap_or_default();
     let change_wanted = Change::TransferLeader(TransferLeader { to });
-    change("transfer leadership", change_wanted, &args.nodes).await
+    change("transfer leadership", change_wanted, &args.common).await
 }
 
 /// Asks the nodes in turn until one says how it ended.
-async fn change(what: &str, change: Change, nodes: &EndpointArgs) -> Outcome {
-    let client = Client::new(nodes)?;
-    let timeout = nodes.timeout()?;
+async fn change(what: &str, change: Change, common: &CommonArgs) -> Outcome {
+    let client = Client::new(&common.nodes)?;
+    let timeout = common.nodes.timeout()?;
     let mut last = None;
     for address in client.addresses() {
         let request = ChangeRoleRequest {
             change: Some(change.clone()),
         };
-        match ask(&client.only(address), request, timeout).await? {
+        match ask(&client.only(address), request, timeout, common.json).await? {
             Ok(()) => return Ok(()),
             Err(Asked::Unreachable(failure)) => last = Some(last.unwrap_or(failure)),
             Err(Asked::Said(status)) if status.code() == Code::FailedPrecondition => {
@@ -124,6 +143,7 @@ async fn ask(
     client: &Client,
     request: ChangeRoleRequest,
     timeout: Duration,
+    json: bool,
 ) -> Outcome<Result<(), Asked>> {
     let (_, channel): (Address, _) = match client.connect().await {
         Ok(connected) => connected,
@@ -148,11 +168,15 @@ async fn ask(
             }
             Err(status) => return Ok(Err(Asked::Said(status))),
         };
-        for line in [&message.line, &message.done] {
-            if !line.is_empty() {
-                output.line(line)?;
-                output.flush()?;
+        for (said, done) in [(&message.line, false), (&message.done, true)] {
+            if said.is_empty() {
+                continue;
             }
+            match json {
+                true => output.json(&Step { said, done })?,
+                false => output.line(said)?,
+            }
+            output.flush()?;
         }
         if !message.done.is_empty() {
             return Ok(Ok(()));

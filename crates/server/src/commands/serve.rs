@@ -1,5 +1,6 @@
 //! `eaves serve`: runs one voter.
 
+use crate::Adjust;
 use crate::address::{Address, parse_named_list};
 use crate::failure::{Failure, Outcome};
 use crate::node_flags::{NodeArgs, NodeSettings};
@@ -50,7 +51,7 @@ pub struct ServeSettings {
 }
 
 /// Runs the voter until it is told to stop.
-pub fn run(args: &ServeArgs) -> Outcome {
+pub fn run(args: &ServeArgs, adjust: Adjust<'_>) -> Outcome {
     let settings = args.check()?;
     if !settings.may_make_group {
         check_resumable(&settings.node.data_dir)?;
@@ -62,7 +63,8 @@ pub fn run(args: &ServeArgs) -> Outcome {
         .collect();
     let group = Group::new(&settings.token, &founders);
     node_process::run(&settings.node, StartAs::Voter { group }, |config| {
-        settings.raft.put_into(config)
+        settings.raft.put_into(config);
+        adjust(config);
     })
 }
 

@@ -8,7 +8,7 @@ use crate::endpoints::EndpointArgs;
 use crate::failure::{Failure, Outcome};
 use crate::print::Output;
 use crate::table::{Align, layout};
-use crate::tree_view::Role;
+use crate::tree_view::{Role, Snapshot};
 use clap::Args;
 use eaves_kv::proto::etcdserverpb;
 use eaves_kv::proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -43,38 +43,6 @@ struct NodeStatus {
     revision: i64,
     /// A snapshot on its way to the node.
     snapshot: Option<Snapshot>,
-}
-
-/// How far a snapshot on its way to a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Snapshot {
-    received_bytes: u64,
-    total_bytes: u64,
-    installing: bool,
-}
-
-impl From<proto::SnapshotProgress> for Snapshot {
-    fn from(progress: proto::SnapshotProgress) -> Snapshot {
-        Snapshot {
-            received_bytes: progress.received_bytes,
-            total_bytes: progress.total_bytes,
-            installing: progress.installing,
-        }
-    }
-}
-
-impl Snapshot {
-    /// What stands where the applied position would.
-    fn cell(self) -> String {
-        match (self.installing, self.total_bytes) {
-            (true, _) => "installs".to_string(),
-            (false, 0) => "snapshot 0%".to_string(),
-            (false, total) => {
-                let percent = u128::from(self.received_bytes) * 100 / u128::from(total);
-                format!("snapshot {percent}%")
-            }
-        }
-    }
 }
 
 /// Runs `status`.
@@ -200,7 +168,7 @@ fn table(nodes: &[NodeStatus]) -> Vec<String> {
                 node.term.to_string(),
                 node.committed.to_string(),
                 match node.snapshot {
-                    Some(snapshot) => snapshot.cell(),
+                    Some(snapshot) => snapshot_cell(snapshot),
                     None => node.applied.to_string(),
                 },
                 node.revision.to_string(),
@@ -225,6 +193,18 @@ fn size(bytes: i64) -> String {
     format!("{scaled:.1} {}", UNITS[unit])
 }
 
+/// What stands where the applied position would.
+fn snapshot_cell(snapshot: Snapshot) -> String {
+    match (snapshot.installing, snapshot.total_bytes) {
+        (true, _) => "installs".to_string(),
+        (false, 0) => "snapshot 0%".to_string(),
+        (false, total) => {
+            let percent = u128::from(snapshot.received_bytes) * 100 / u128::from(total);
+            format!("snapshot {percent}%")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +218,7 @@ mod tests {
                 total_bytes,
                 installing,
             };
-            snapshot.cell()
+            snapshot_cell(snapshot)
         };
         assert_eq!(cell(0, 0, false), "snapshot 0%");
         assert_eq!(cell(439, 1000, false), "snapshot 43%");

@@ -242,8 +242,14 @@ pub async fn drain(args: DrainArgs) -> Outcome {
                 id: node.id,
                 name: &node.name,
                 left: step.left,
+                warning: Some(step.warning.as_str()).filter(|text| !text.is_empty()),
             })?,
-            false => output.line(&said)?,
+            false => {
+                if !step.warning.is_empty() {
+                    output.line(&format!("WARNING: {}", step.warning))?;
+                }
+                output.line(&said)?
+            }
         }
         output.flush()?;
         if step.left == 0 || args.no_wait {
@@ -258,6 +264,9 @@ struct DrainStep<'a> {
     id: u64,
     name: &'a str,
     left: u32,
+    /// Nobody else has room for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'a str>,
 }
 
 /// The JSON of the other commands.

@@ -36,13 +36,8 @@ pub async fn run(args: WhyArgs) -> Outcome {
     let call = async |channel| AdminClient::new(channel).why(request.clone()).await;
     let answer = client.read(&what, call).await?.into_inner();
     let mut output = Output::new();
-    if args.json {
-        output.json(&Json::from(&answer))?;
-    } else {
-        for line in lines(&answer) {
-            output.line(&line)?;
-        }
-    }
+    let json = args.json.then(|| Json::from(&answer));
+    output.answer(json, &lines(&answer))?;
     output.flush()
 }
 

@@ -12,8 +12,6 @@ mod replies;
 mod requests;
 mod scenarios;
 mod sequence;
-#[path = "../support/mod.rs"]
-mod support;
 mod tamper;
 mod watches;
 

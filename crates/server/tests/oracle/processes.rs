@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Server, eventually, free_ports};
+use eaves_harness::process::{Server, eventually, free_ports};
 use eaves_kv::proto::etcdserverpb::RangeRequest;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;

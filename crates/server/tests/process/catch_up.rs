@@ -1,8 +1,9 @@
 //! Nodes that were away: a listener is brought up by the log as long as there is one, and by a snapshot only when there is none (B9).
 
-use crate::cluster::{Cluster, Node, leader_of};
-use crate::support::eventually;
+use crate::EAVES;
 use bytes::Bytes;
+use eaves_harness::cluster::{Cluster, Node, leader_of};
+use eaves_harness::process::eventually;
 use futures_util::{StreamExt, stream};
 
 const PUTS_AT_A_TIME: usize = 50;
@@ -23,7 +24,7 @@ async fn a_listener_far_behind_gets_a_delta_and_a_snapshot_only_when_the_log_is_
         "20",
     ];
     // With two followers, each with room for one, the third listener hangs below another.
-    let mut cluster = Cluster::start(3, 3, &flags).await;
+    let mut cluster = Cluster::start(EAVES, 3, 3, &flags).await;
     cluster.node("v1").put("before", "1").await.expect("a put");
 
     // A thousand entries, well within the retention.

@@ -1,8 +1,9 @@
 //! Clients that ask for too much, and one that reads too little.
 
-use crate::cluster::{Cluster, Node, put};
-use crate::watcher::{self, Watch};
+use crate::EAVES;
 use bytes::Bytes;
+use eaves_harness::cluster::{Cluster, Node, put};
+use eaves_harness::watcher::{self, Watch};
 use eaves_kv::proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use std::fs;
 use tonic::{Code, Request, Status};
@@ -18,7 +19,7 @@ const GROWTH_MAX_BYTES: u64 = 128 << 20;
 
 #[tokio::test]
 async fn requests_that_are_too_large_get_etcds_errors_from_voters_and_listeners() {
-    let cluster = Cluster::start(2, 1, &[]).await;
+    let cluster = Cluster::start(EAVES, 2, 1, &[]).await;
     for node in cluster.nodes() {
         let value = |bytes: usize| Bytes::from(vec![b'x'; bytes]);
         let refused = node.put("large", value(1_600 << 10)).await;
@@ -49,7 +50,7 @@ async fn requests_that_are_too_large_get_etcds_errors_from_voters_and_listeners(
 /// B14, on a listener that is a process of its own.
 #[tokio::test]
 async fn a_listener_serves_own_writes_and_bounded_reads_by_metadata() {
-    let cluster = Cluster::start(2, 1, &[]).await;
+    let cluster = Cluster::start(EAVES, 2, 1, &[]).await;
     let (mut writer, mut reader) = (cluster.node("v1").kv(), cluster.node("l1").kv());
     let read = |serializable: bool, name: &'static str, value: i64| {
         let mut request = Request::new(RangeRequest {
@@ -110,7 +111,7 @@ fn puts(count: usize) -> TxnRequest {
 
 #[tokio::test]
 async fn a_client_that_stops_reading_its_watch_costs_no_memory_and_hinders_nobody() {
-    let mut cluster = Cluster::start(2, 1, &[]).await;
+    let mut cluster = Cluster::start(EAVES, 2, 1, &[]).await;
     let writer = cluster.node("v1").kv();
     let value = |number: usize| Bytes::from(vec![b'a' + (number % 26) as u8; EVENT_BYTES]);
 

@@ -4,10 +4,11 @@
 //! (linearizable reads, writes), in words; the others go on. When it is back all hold the same, with every acknowledged write (no loss, no
 //! divergence), and no watch has a gap. Each test cuts in its own way, around the leader or around a follower.
 
-use crate::cluster::{Cluster, Node, leader_of, revision};
-use crate::watcher::Watching;
-use crate::writer::Writing;
-use crate::zones::Zones;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, Node, leader_of, revision};
+use eaves_harness::watcher::Watching;
+use eaves_harness::writer::Writing;
+use eaves_harness::zones::Zones;
 use futures_util::future::join_all;
 use tonic::Code;
 
@@ -72,7 +73,7 @@ fn silence(zones: &Zones, zone: &str) {
 }
 
 async fn survives(around: Around, cut: impl Fn(&Zones, &str)) {
-    let (mut cluster, zones) = Cluster::plan_in_zones(3, LISTENERS, &[], &ZONES);
+    let (mut cluster, zones) = Cluster::plan_in_zones(EAVES, 3, LISTENERS, &[], &ZONES);
     cluster.start_all().await;
     let rows = cluster.whole_tree("v1").await;
     zones.learn(&rows);

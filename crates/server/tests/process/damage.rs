@@ -1,12 +1,12 @@
 //! Data directories that are not as their node left them: bits flipped, files taken away, another process on them.
 
-use crate::cluster::{Cluster, Content, Node};
+use crate::EAVES;
 use crate::disk::{SEGMENT, ballast};
-use crate::support::{eventually, free_ports};
+use eaves_harness::cluster::{Cluster, Content, Node};
+use eaves_harness::process::{eventually, free_ports};
 use eaves_kv::proto::etcdserverpb::RangeRequest;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The file that a log begins with.
 const FIRST_SEGMENT: &str = "00000000000000000000-0000000001.seg";
@@ -15,7 +15,7 @@ const TORN_BYTES: usize = 100;
 
 #[tokio::test]
 async fn a_flipped_bit_is_refused_by_name_or_does_not_matter() {
-    let mut cluster = Cluster::start(1, 0, &SEGMENT).await;
+    let mut cluster = Cluster::start(EAVES, 1, 0, &SEGMENT).await;
     let node = cluster.node_mut("v1");
     put_some(node).await;
     let expected = node.content(node.revision().await.expect("a read")).await;
@@ -44,7 +44,7 @@ async fn a_flipped_bit_is_refused_by_name_or_does_not_matter() {
 
 #[tokio::test]
 async fn damage_in_one_node_of_a_group_never_shows_wrong_data() {
-    let mut cluster = Cluster::start(3, 1, &SEGMENT).await;
+    let mut cluster = Cluster::start(EAVES, 3, 1, &SEGMENT).await;
     put_some(cluster.node("v1")).await;
     let expected = cluster.converge().await;
     for name in ["v3", "l1"] {
@@ -80,7 +80,7 @@ async fn a_state_file_that_was_moved_away_is_made_anew_or_said_to_be_needed() {
         &SEGMENT[..],
         &["--log-retention-bytes", "1048576", "--snapshot-count", "10"],
     ];
-    let mut cluster = Cluster::start(3, 1, &flags.concat()).await;
+    let mut cluster = Cluster::start(EAVES, 3, 1, &flags.concat()).await;
     put_some(cluster.node("v1")).await;
     let expected = cluster.converge().await;
     let state = |node: &Node| node.data_dir.join("state.redb");
@@ -131,7 +131,7 @@ async fn a_state_file_that_was_moved_away_is_made_anew_or_said_to_be_needed() {
 
 #[tokio::test]
 async fn a_data_directory_is_for_one_process_of_one_node_of_one_cluster() {
-    let mut cluster = Cluster::start(2, 1, &[]).await;
+    let mut cluster = Cluster::start(EAVES, 2, 1, &[]).await;
     let upstream = cluster.node("v2").peer_address();
     let (serve, listen) = (&["serve"][..], &["listen", "--upstream", &upstream][..]);
     for name in ["v1", "l1"] {
@@ -156,7 +156,8 @@ async fn a_data_directory_is_for_one_process_of_one_node_of_one_cluster() {
 /// A second process on a node's directory, on ports of its own, ends with a line that holds `parts`.
 fn assert_refuses(data_dir: &Path, role: &[&str], parts: &[&str]) {
     let ports = free_ports(2);
-    let output = Command::new(env!("CARGO_BIN_EXE_eaves"))
+    let output = EAVES
+        .command()
         .args(role)
         .args(["--name", "intruder", "--data-dir"])
         .arg(data_dir)

@@ -1,7 +1,8 @@
 //! Disks that are full.
 
-use crate::cluster::{Cluster, Node};
+use crate::EAVES;
 use bytes::Bytes;
+use eaves_harness::cluster::{Cluster, Node};
 use eaves_kv::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use eaves_kv::proto::etcdserverpb::{Compare, PutRequest, RequestOp, TxnRequest, request_op};
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ const BALLAST_MAX: usize = 100;
 
 #[tokio::test]
 async fn a_full_disk_ends_a_node_with_a_clear_error_and_loses_nothing_acknowledged() {
-    let mut cluster = Cluster::start(1, 0, &SEGMENT).await;
+    let mut cluster = Cluster::start(EAVES, 1, 0, &SEGMENT).await;
     let node = cluster.node_mut("v1");
     let mut acknowledged = BTreeMap::new();
     put_one(node, "before", &mut acknowledged)
@@ -49,7 +50,7 @@ async fn a_full_disk_ends_a_node_with_a_clear_error_and_loses_nothing_acknowledg
 
 #[tokio::test]
 async fn a_group_goes_on_without_the_nodes_whose_disks_are_full() {
-    let mut cluster = Cluster::start(3, 1, &SEGMENT).await;
+    let mut cluster = Cluster::start(EAVES, 3, 1, &SEGMENT).await;
     let short = ["v2", "l1"];
     for name in short {
         let node = cluster.node_mut(name);

@@ -1,8 +1,9 @@
 //! Nodes ended by SIGKILL while writes run.
 
-use crate::cluster::{Cluster, depth_of, leader_of};
-use crate::support::eventually;
-use crate::writer::Writing;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, depth_of, leader_of};
+use eaves_harness::process::eventually;
+use eaves_harness::writer::Writing;
 use serde_json::Value;
 
 /// Writes that must be acknowledged before something else is done to the cluster.
@@ -13,7 +14,7 @@ const CHAINS: [&str; 2] = ["--capacity", "1"];
 
 #[tokio::test]
 async fn every_acknowledged_write_survives_the_killing_of_each_node_in_turn() {
-    let mut cluster = Cluster::start(3, 5, &CHAINS).await;
+    let mut cluster = Cluster::start(EAVES, 3, 5, &CHAINS).await;
     let rows = cluster.whole_tree("v1").await;
     assert!(depth_of(&rows) >= 3, "{rows:#?}");
 
@@ -46,7 +47,7 @@ async fn every_acknowledged_write_survives_the_killing_of_each_node_in_turn() {
 
 #[tokio::test]
 async fn a_killed_leader_is_replaced_and_comes_back_as_a_follower() {
-    let mut cluster = Cluster::start(3, 2, &CHAINS).await;
+    let mut cluster = Cluster::start(EAVES, 3, 2, &CHAINS).await;
     let rows = cluster.whole_tree("v1").await;
     let old = leader_of(&rows).expect("a whole tree has a leader");
     let writing = Writing::start(&cluster);

@@ -2,10 +2,11 @@
 //!
 //! How long each was without an upstream is printed, and never asserted.
 
-use crate::cluster::{Cluster, Node, eaves, leader_of};
-use crate::support::eventually;
-use crate::watcher::Watching;
-use crate::writer::Writing;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, Node, leader_of};
+use eaves_harness::process::eventually;
+use eaves_harness::watcher::Watching;
+use eaves_harness::writer::Writing;
 use serde_json::Value;
 
 /// Writes before a loss: enough that being fed from the beginning again would show.
@@ -20,7 +21,7 @@ const SENT_AGAIN_MAX: u64 = 100;
 /// they were, and their clients notice nothing.
 #[tokio::test]
 async fn a_leader_killed_under_eight_listeners_leaves_all_of_them_fed_by_deltas() {
-    let mut cluster = Cluster::start(3, 8, &["--capacity", "3"]).await;
+    let mut cluster = Cluster::start(EAVES, 3, 8, &["--capacity", "3"]).await;
     let watching = Watching::start(listeners(&cluster)).await;
     let writing = Writing::start(&cluster);
     writing.more(WRITES_BEFORE).await;
@@ -57,7 +58,7 @@ async fn a_leader_killed_under_eight_listeners_leaves_all_of_them_fed_by_deltas(
 #[tokio::test]
 async fn an_inner_listener_killed_its_subtree_stays_together_and_is_fed_again() {
     // Two followers and all listeners with room for one each: two chains, one of them at least four deep.
-    let mut cluster = Cluster::start(3, 8, &["--capacity", "1"]).await;
+    let mut cluster = Cluster::start(EAVES, 3, 8, &["--capacity", "1"]).await;
     let watched = chain_below(&cluster.whole_tree("v1").await);
     let inner = watched[0].clone();
     let others = listeners(&cluster).filter(|node| node.name != inner);
@@ -103,7 +104,7 @@ async fn an_inner_listener_killed_its_subtree_stays_together_and_is_fed_again() 
 #[tokio::test]
 async fn listeners_kicked_while_the_old_leader_lives_are_fed_again_each_time() {
     const CHANGES: u64 = 3;
-    let cluster = Cluster::start(3, 6, &[]).await;
+    let cluster = Cluster::start(EAVES, 3, 6, &[]).await;
     let watching = Watching::start(listeners(&cluster)).await;
     let writing = Writing::start(&cluster);
     writing.more(WRITES_BEFORE).await;
@@ -111,7 +112,7 @@ async fn listeners_kicked_while_the_old_leader_lives_are_fed_again_each_time() {
     let changes = CHANGES.to_string();
     let address = cluster.node("l1").address();
     let measured = tokio::task::spawn_blocking(move || {
-        eaves(
+        EAVES.run(
             &address,
             &["bench", "moves", "--json", "--changes", &changes],
         )

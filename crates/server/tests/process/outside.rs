@@ -1,9 +1,10 @@
 //! Listeners are outside the group: they add nothing to its log, its elections and the leader's connections (S2), and count in no quorum
 //! (S3, no-vote).
 
-use crate::cluster::{Cluster, leader_of, revision};
-use crate::sockets::{self, End, Process, Sockets};
-use crate::support::eventually;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, leader_of, revision};
+use eaves_harness::process::eventually;
+use eaves_harness::sockets::{self, End, Process, Sockets};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const PUBLISHING_PAUSE: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn listeners_cost_the_group_no_entry_no_election_and_the_leader_no_connection() {
-    let mut cluster = Cluster::plan(3, LISTENERS, &CALM);
+    let mut cluster = Cluster::plan(EAVES, 3, LISTENERS, &CALM);
     for name in ["v1", "v2", "v3"] {
         cluster.node_mut(name).start();
     }
@@ -74,7 +75,7 @@ async fn listeners_cost_the_group_no_entry_no_election_and_the_leader_no_connect
 
 #[tokio::test]
 async fn listeners_are_in_no_quorum() {
-    let mut cluster = Cluster::start(3, LISTENERS, &[]).await;
+    let mut cluster = Cluster::start(EAVES, 3, LISTENERS, &[]).await;
     let leader = leader_of(&cluster.whole_tree("v1").await).expect("a whole tree has a leader");
     cluster.node("l1").put("before", "1").await.expect("a put");
     let others: Vec<String> = ["v1", "v2", "v3"]

@@ -1,21 +1,23 @@
 //! The group is lost for good, and `eaves recover` makes another of what its listeners still have (B17).
 
-use crate::cluster::{Cluster, Node, leader_of, url};
-use crate::support::{eventually, free_ports};
-use crate::writer::Writing;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, Node, leader_of, url};
+use eaves_harness::process::{eventually, free_ports};
+use eaves_harness::writer::Writing;
 use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;
 use eaves_kv::proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request};
 use futures_util::StreamExt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 /// Writes before the group is lost.
 const WRITES: usize = 60;
 
 /// Runs `eaves recover`.
 fn recover(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_eaves"))
+    EAVES
+        .command()
         .arg("recover")
         .args(arguments)
         .env_remove("EAVES_LOG")
@@ -78,7 +80,7 @@ fn start_command<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 
 #[tokio::test]
 async fn three_voters_are_made_of_a_listener_and_nodes_of_the_lost_group_are_refused() {
-    let mut cluster = Cluster::start(3, 3, &["--capacity", "1"]).await;
+    let mut cluster = Cluster::start(EAVES, 3, 3, &["--capacity", "1"]).await;
     let writing = Writing::start(&cluster);
     writing.more(WRITES).await;
     // What a listener has not flushed is not there after SIGKILL; some of it must be.
@@ -298,7 +300,7 @@ async fn watches_all(node: &Node, last: i64) {
 
 #[tokio::test]
 async fn one_voter_is_made_of_a_voter_and_goes_on_alone() {
-    let mut cluster = Cluster::start(3, 1, &[]).await;
+    let mut cluster = Cluster::start(EAVES, 3, 1, &[]).await;
     for number in 0..10 {
         let put = cluster
             .node("v1")

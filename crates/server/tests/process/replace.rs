@@ -1,8 +1,9 @@
 //! All voters of a group replaced, one by one, while writes run (S15, S16): no acknowledged write is lost, and the new group stands by
 //! itself.
 
-use crate::cluster::{Cluster, eaves, leader_of};
-use crate::writer::Writing;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, leader_of};
+use eaves_harness::writer::Writing;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ async fn command(cluster: &Cluster, at: &str, words: &[&str]) -> String {
     let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
     let run = move || {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        eaves(&address, &words)
+        EAVES.run(&address, &words)
     };
     let printed = tokio::task::spawn_blocking(run).await;
     printed.expect("the command is run")
@@ -41,7 +42,7 @@ async fn voters_are(cluster: &Cluster, asked: &str, names: &[&str]) -> String {
 
 #[tokio::test]
 async fn voters_are_replaced_one_by_one_under_writes_the_leader_too_and_nothing_is_lost() {
-    let mut cluster = Cluster::start(3, 4, &["--capacity", "2"]).await;
+    let mut cluster = Cluster::start(EAVES, 3, 4, &["--capacity", "2"]).await;
     let writing = Writing::start(&cluster);
     writing.more(WRITES_BETWEEN).await;
     let mut voters = vec!["v1", "v2", "v3"];

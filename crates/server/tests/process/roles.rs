@@ -1,11 +1,11 @@
 //! Changes of role by the command line, under load: no acknowledged write is lost, and the clients of a node that changes its role notice
 //! nothing.
 
-use crate::cluster::{Cluster, eaves, leader_of};
-use crate::watcher::Watching;
-use crate::writer::Writing;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, leader_of};
+use eaves_harness::watcher::Watching;
+use eaves_harness::writer::Writing;
 use serde_json::Value;
-use std::process::Command;
 
 /// Writes that must be acknowledged between two changes.
 const WRITES_BETWEEN: usize = 50;
@@ -14,7 +14,7 @@ const WRITES_BETWEEN: usize = 50;
 /// the while each node keeps its watches and its readers.
 #[tokio::test]
 async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
-    let cluster = Cluster::start(3, 4, &["--capacity", "1"]).await;
+    let cluster = Cluster::start(EAVES, 3, 4, &["--capacity", "1"]).await;
     let watching = Watching::start(cluster.nodes().iter()).await;
     let writing = Writing::start(&cluster);
     writing.more(WRITES_BETWEEN).await;
@@ -23,7 +23,7 @@ async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
     let feeds = |row: &Value| rows.iter().any(|below| below["upstream"] == row["id"]);
     let upper = named(&rows, |row| row["depth"] == 1 && feeds(row));
     let below = named(&rows, |row| row["upstream"] == id_of(&rows, &upper));
-    let printed = eaves(&cluster.node(&below).address(), &["promote", &upper]);
+    let printed = EAVES.run(&cluster.node(&below).address(), &["promote", &upper]);
     assert!(
         printed.contains(&format!("{upper} is a voter; voters: {upper}, v1, v2, v3")),
         "{printed}"
@@ -38,13 +38,13 @@ async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
     assert_eq!(row(&rows, &upper)["depth"], 0);
     writing.more(WRITES_BETWEEN).await;
 
-    let again = eaves(&cluster.node("v1").address(), &["promote", &upper]);
+    let again = EAVES.run(&cluster.node("v1").address(), &["promote", &upper]);
     assert_eq!(again.trim_end(), format!("{upper} is a voter already"));
 
     let follower = named(&rows, |row| {
         row["role"] == "follower" && row["name"] != upper.as_str()
     });
-    let printed = eaves(&cluster.node("v1").address(), &["demote", &follower]);
+    let printed = EAVES.run(&cluster.node("v1").address(), &["demote", &follower]);
     assert!(
         printed.contains(&format!("{follower} votes no more")),
         "{printed}"
@@ -54,7 +54,7 @@ async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
     assert_eq!(row(&rows, &follower)["role"], "listener");
 
     let leader = leader_of(&rows).expect("a whole tree has a leader");
-    let printed = eaves(&cluster.node(&leader).address(), &["demote", &leader]);
+    let printed = EAVES.run(&cluster.node(&leader).address(), &["demote", &leader]);
     assert!(printed.contains("hand leadership to"), "{printed}");
     writing.more(WRITES_BETWEEN).await;
     let rows = cluster.whole_tree(&leader).await;
@@ -62,7 +62,7 @@ async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
 
     let next = leader_of(&rows).expect("a whole tree has a leader");
     let other = named(&rows, |row| row["role"] == "follower");
-    let printed = eaves(
+    let printed = EAVES.run(
         &cluster.node(&leader).address(),
         &["transfer-leader", &other],
     );
@@ -80,7 +80,7 @@ async fn promoted_and_demoted_nodes_keep_their_clients_and_their_listeners() {
 /// S16: a voter that was killed is replaced under load; when it comes back, on its old directory and by its old command, it finds out.
 #[tokio::test]
 async fn a_killed_voter_is_replaced_under_load_and_listens_when_it_comes_back() {
-    let mut cluster = Cluster::start(3, 2, &[]).await;
+    let mut cluster = Cluster::start(EAVES, 3, 2, &[]).await;
     let writing = Writing::start(&cluster);
     writing.more(WRITES_BETWEEN).await;
     let rows = cluster.whole_tree("l2").await;
@@ -92,7 +92,7 @@ async fn a_killed_voter_is_replaced_under_load_and_listens_when_it_comes_back() 
 
     let refused = failing(&alive, &["demote", other_voter(&dead)]);
     assert!(refused.contains("would lose its quorum"), "{refused}");
-    let printed = eaves(&alive, &["replace", &dead, "l1"]);
+    let printed = EAVES.run(&alive, &["replace", &dead, "l1"]);
     assert!(
         printed.contains(&format!("l1 votes in place of {dead}")),
         "{printed}"
@@ -152,7 +152,8 @@ fn named(rows: &[Value], wanted: impl Fn(&Value) -> bool) -> String {
 
 /// Runs a command that must be refused with exit code 1, and gives what it says.
 fn failing(endpoint: &str, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_eaves"))
+    let output = EAVES
+        .command()
         .args(arguments)
         .args(["--endpoints", endpoint])
         .output()

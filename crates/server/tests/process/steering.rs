@@ -1,16 +1,18 @@
 //! Seeing and steering the tree by the command line, at any node: each command, again, and with wrong input.
 
-use crate::cluster::{Cluster, eaves, leader_of};
-use crate::support::eventually;
+use crate::EAVES;
+use eaves_harness::cluster::{Cluster, leader_of};
+use eaves_harness::process::eventually;
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::process::Output;
 
 /// Longer than usual, so that a busy machine changes no leader, which would move everybody.
 const FLAGS: [&str; 4] = ["--election-timeout", "3000", "--heartbeat-interval", "100"];
 
 /// Runs a command at one node, whatever comes of it.
 fn run(cluster: &Cluster, asked: &str, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_eaves"))
+    EAVES
+        .command()
         .args(arguments)
         .args(["--command-timeout", "30"])
         .args(["--endpoints", &cluster.node(asked).address()])
@@ -21,7 +23,7 @@ fn run(cluster: &Cluster, asked: &str, arguments: &[&str]) -> Output {
 /// Runs a command that must succeed, and gives its lines.
 fn lines(cluster: &Cluster, asked: &str, arguments: &[&str]) -> Vec<String> {
     let arguments = [arguments, &["--command-timeout", "30"]].concat();
-    let text = eaves(&cluster.node(asked).address(), &arguments);
+    let text = EAVES.run(&cluster.node(asked).address(), &arguments);
     text.lines().map(str::to_owned).collect()
 }
 
@@ -80,7 +82,7 @@ fn followers(rows: &[Value]) -> Vec<String> {
 
 #[tokio::test]
 async fn the_tree_is_steered_at_any_node() {
-    let cluster = Cluster::start(3, 3, &FLAGS).await;
+    let cluster = Cluster::start(EAVES, 3, 3, &FLAGS).await;
     let rows = cluster.whole_tree("v1").await;
     let leader = leader_of(&rows).expect("a whole tree has a leader");
     let [one, other] = &followers(&rows)[..] else {
@@ -253,7 +255,7 @@ fn assert_wrong_input_is_told(cluster: &Cluster) {
 /// B15.
 #[tokio::test]
 async fn what_a_node_does_and_why_is_told_at_any_node() {
-    let mut cluster = Cluster::start(3, 2, &FLAGS).await;
+    let mut cluster = Cluster::start(EAVES, 3, 2, &FLAGS).await;
     let rows = cluster.whole_tree("v1").await;
     let leader = leader_of(&rows).expect("a whole tree has a leader");
     for asked in ["v1", "l1", "l2"] {

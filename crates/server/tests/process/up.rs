@@ -1,12 +1,11 @@
 //! `eaves up` as a newcomer sees it: a write travels from a voter to the deepest listener. What can be in its way is told in the tests
 //! of the command line.
 
-use crate::cluster::eaves;
-use crate::support::{Server, eventually, free_port_range};
+use crate::EAVES;
+use eaves_harness::process::{Server, eventually, free_port_range};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// Three voters and six listeners, each with ten ports.
 const NODES: u16 = 9;
@@ -31,7 +30,7 @@ async fn a_write_travels_from_a_voter_to_the_deepest_listener_and_survives_an_in
     let endpoint = deepest["client_url"].as_str().expect("an address");
     let endpoint = endpoint.trim_start_matches("http://");
 
-    assert_eq!(eaves(&voter, &["put", "greeting", "hello"]), "OK\n");
+    assert_eq!(EAVES.run(&voter, &["put", "greeting", "hello"]), "OK\n");
     eventually("the write has arrived", async || {
         (read_locally(endpoint, "greeting") == "greeting\nhello\n").then_some(())
     })
@@ -51,7 +50,7 @@ async fn a_write_travels_from_a_voter_to_the_deepest_listener_and_survives_an_in
 }
 
 fn up(place: &Path, data_dir: &Path, log: &str, base: u16) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_eaves"));
+    let mut command = EAVES.command();
     command
         .arg("up")
         .arg("--data-dir")
@@ -71,14 +70,14 @@ async fn ready(server: &mut Server, log: &Path) -> String {
 }
 
 fn deepest_listener(endpoint: &str) -> Value {
-    let rows = eaves(endpoint, &["tree", "--json"]);
+    let rows = EAVES.run(endpoint, &["tree", "--json"]);
     let rows: Vec<Value> = serde_json::from_str(&rows).expect("the output is JSON");
     let deepest = rows.into_iter().max_by_key(|row| row["depth"].as_u64());
     deepest.expect("a tree has nodes")
 }
 
 fn read_locally(endpoint: &str, key: &str) -> String {
-    eaves(endpoint, &["get", "--serializable", key])
+    EAVES.run(endpoint, &["get", "--serializable", key])
 }
 
 /// The command lines of the processes that work in a directory.

@@ -1,7 +1,7 @@
 //! Writers that put unique keys through ever other nodes and remember what was acknowledged.
 
 use crate::cluster::{Cluster, Content, Node, put};
-use crate::support::eventually;
+use crate::process::eventually;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

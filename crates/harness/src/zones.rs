@@ -1,14 +1,15 @@
-//! Links between zones that can be cut: every node is reached through a proxy of the test, which knows who calls and lets through what
-//! may pass.
+//! Links between nodes that can be cut or made bad: every node is reached through a proxy of the test, which knows who calls and lets
+//! through what may pass.
 //!
 //! A node tells others one address, which is that of its proxy; who calls says the first packet of every connection. The proxies run on a
 //! thread of their own: tests block theirs.
 
 use prost::Message;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +34,9 @@ struct Hello {
 /// A node behind its proxy.
 #[derive(Clone, Debug)]
 pub struct Gate {
+    /// Its name.
     pub name: String,
+    /// Its zone.
     pub zone: String,
     /// Where the others reach it.
     pub proxy: SocketAddr,
@@ -44,24 +47,43 @@ pub struct Gate {
 /// The proxies of a cluster.
 pub struct Zones {
     state: watch::Sender<State>,
-    zone_of_name: BTreeMap<String, String>,
+    /// Zone by name.
+    zones: BTreeMap<String, String>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What does not pass, as (from zone, to zone).
-#[derive(Clone, Default)]
-struct State {
-    zone_of_id: BTreeMap<u64, String>,
-    severed: BTreeSet<(String, String)>,
-    silent: BTreeSet<(String, String)>,
+/// What becomes of the bytes that one node sends another. By default they pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Quality {
+    /// Connections are broken and new ones refused.
+    pub severed: bool,
+    /// Nothing passes; connections stay open, as when a network loses packets.
+    pub silent: bool,
+    /// How much longer each chunk takes. Chunks wait for one another: a slow line, not only a long one.
+    pub delay: Duration,
+    /// Bytes that pass in a second; 0 is no bound.
+    pub bytes_per_second: u32,
+    /// After so many chunks the line stands still for a while, as TCP does that has lost a packet; 0 is never.
+    pub stall_every: u32,
+    /// For how long.
+    pub stall: Duration,
+    /// After so many chunks the connection breaks; 0 is never.
+    pub reset_every: u32,
 }
 
-/// Who called, and in which zone the one is that was called.
+/// Who is who, and what does not simply pass, as (from, to).
+#[derive(Clone, Default)]
+struct State {
+    names: BTreeMap<u64, String>,
+    links: BTreeMap<(String, String), Quality>,
+}
+
+/// Who called, and who was called.
 #[derive(Clone)]
 struct Link {
     caller: u64,
-    zone: String,
+    called: String,
 }
 
 /// The two ways of a link.
@@ -73,21 +95,19 @@ enum Way {
 
 impl State {
     fn is_severed(&self, link: &Link) -> bool {
-        let pair = |way| self.pair(link, way);
-        self.severed.contains(&pair(Way::FromCaller)) || self.severed.contains(&pair(Way::ToCaller))
+        self.quality(link, Way::FromCaller).severed || self.quality(link, Way::ToCaller).severed
     }
 
-    fn is_silent(&self, link: &Link, way: Way) -> bool {
-        self.silent.contains(&self.pair(link, way))
-    }
-
-    fn pair(&self, link: &Link, way: Way) -> (String, String) {
-        let caller = self.zone_of_id.get(&link.caller).cloned();
-        let (caller, called) = (caller.unwrap_or_default(), link.zone.clone());
-        match way {
-            Way::FromCaller => (caller, called),
-            Way::ToCaller => (called, caller),
-        }
+    /// Everything passes from and to a caller that nobody has named yet.
+    fn quality(&self, link: &Link, way: Way) -> Quality {
+        let Some(caller) = self.names.get(&link.caller) else {
+            return Quality::default();
+        };
+        let pair = match way {
+            Way::FromCaller => (caller.clone(), link.called.clone()),
+            Way::ToCaller => (link.called.clone(), caller.clone()),
+        };
+        self.links.get(&pair).copied().unwrap_or_default()
     }
 }
 
@@ -97,7 +117,7 @@ impl Zones {
         let names = gates
             .iter()
             .map(|gate| (gate.name.clone(), gate.zone.clone()));
-        let zone_of_name = names.collect();
+        let zones = names.collect();
         let state = watch::Sender::new(State::default());
         let watched = state.subscribe();
         let (stop, stopped) = oneshot::channel();
@@ -124,7 +144,7 @@ impl Zones {
         });
         Zones {
             state,
-            zone_of_name,
+            zones,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -136,46 +156,56 @@ impl Zones {
             for row in rows {
                 let id = row["id"].as_u64().expect("a node has an id");
                 let name = row["name"].as_str().expect("a node has a name");
-                state.zone_of_id.insert(id, self.zone_of_name[name].clone());
+                state.names.insert(id, name.to_owned());
+            }
+        });
+    }
+
+    /// Has one more kind of trouble for what goes from any of `from` to any of `to`.
+    pub fn trouble(&self, from: &[String], to: &[String], change: impl Fn(&mut Quality)) {
+        let pairs = from
+            .iter()
+            .flat_map(|from| to.iter().map(move |to| (from.clone(), to.clone())));
+        self.state.send_modify(|state| {
+            for pair in pairs.filter(|(from, to)| from != to) {
+                change(state.links.entry(pair).or_default());
             }
         });
     }
 
     /// Breaks all connections between `zone` and the others, and refuses new ones.
     pub fn sever(&self, zone: &str) {
-        let pairs = self.pairs(|from, to| from == zone && to != zone);
-        self.state.send_modify(|state| state.severed.extend(pairs));
+        let (inside, outside) = self.sides(zone);
+        self.trouble(&inside, &outside, |link| link.severed = true);
     }
 
     /// Lets nothing through that comes from `zone`; connections stay open, as when a network loses packets.
     pub fn silence_from(&self, zone: &str) {
-        let pairs = self.pairs(|from, to| from == zone && to != zone);
-        self.state.send_modify(|state| state.silent.extend(pairs));
+        let (inside, outside) = self.sides(zone);
+        self.trouble(&inside, &outside, |link| link.silent = true);
     }
 
     /// Lets nothing through that goes to `zone`.
     pub fn silence_to(&self, zone: &str) {
-        let pairs = self.pairs(|from, to| from != zone && to == zone);
-        self.state.send_modify(|state| state.silent.extend(pairs));
+        let (inside, outside) = self.sides(zone);
+        self.trouble(&outside, &inside, |link| link.silent = true);
     }
 
     /// Lets everything through again. What was held up arrives, as TCP would send it again.
     pub fn heal(&self) {
-        self.state.send_modify(|state| {
-            state.severed.clear();
-            state.silent.clear();
-        });
+        self.state.send_modify(|state| state.links.clear());
     }
 
-    fn pairs(&self, wanted: impl Fn(&str, &str) -> bool) -> Vec<(String, String)> {
-        let zones: BTreeSet<&String> = self.zone_of_name.values().collect();
-        let pairs = zones
-            .iter()
-            .flat_map(|from| zones.iter().map(move |to| (*from, *to)));
-        pairs
-            .filter(|(from, to)| wanted(from, to))
-            .map(|(from, to)| (from.clone(), to.clone()))
-            .collect()
+    /// The names of the nodes in a zone, and of the others.
+    fn sides(&self, zone: &str) -> (Vec<String>, Vec<String>) {
+        let names = |inside: bool| {
+            let names = self
+                .zones
+                .iter()
+                .filter(move |(_, of)| (*of == zone) == inside);
+            names.map(|(name, _)| name.clone()).collect()
+        };
+        (names(true), names(false))
     }
 }
 
@@ -211,7 +241,7 @@ async fn pass(
     let (first, id) = hello(&mut caller).await?;
     let link = Link {
         caller: id,
-        zone: gate.zone.clone(),
+        called: gate.name.clone(),
     };
     if state.borrow().is_severed(&link) {
         return Ok(());
@@ -248,7 +278,7 @@ async fn hello(caller: &mut TcpStream) -> io::Result<(Vec<u8>, u64)> {
     Ok((packet, hello.from))
 }
 
-/// Passes on `first` and what follows it, while it may pass.
+/// Passes on `first` and what follows it, as well as the line lets it.
 async fn copy(
     first: Vec<u8>,
     mut from: OwnedReadHalf,
@@ -257,12 +287,14 @@ async fn copy(
     mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     let mut chunk = first;
-    loop {
+    for number in 1.. {
         // Also the end of the stream is news that may not pass.
-        let passes = |state: &State| !state.is_silent(&link, way);
+        let passes = |state: &State| !state.quality(&link, way).silent;
         if state.wait_for(passes).await.is_err() {
             return Ok(());
         }
+        let quality = state.borrow().quality(&link, way);
+        quality.hold_up(number, chunk.len()).await?;
         to.write_all(&chunk).await?;
         chunk.resize(CHUNK_BYTES, 0);
         let bytes = from.read(&mut chunk).await?;
@@ -271,5 +303,27 @@ async fn copy(
             let _ = state.wait_for(passes).await;
             return to.shutdown().await;
         }
+    }
+    Ok(())
+}
+
+impl Quality {
+    /// Takes as long as a chunk does; an error when the connection is to break.
+    async fn hold_up(&self, number: u32, bytes: usize) -> io::Result<()> {
+        let falls = |every: u32| every != 0 && number.is_multiple_of(every);
+        if falls(self.reset_every) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let mut time = self.delay;
+        if falls(self.stall_every) {
+            time += self.stall;
+        }
+        if self.bytes_per_second != 0 {
+            time += Duration::from_secs(1) * bytes as u32 / self.bytes_per_second;
+        }
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Clients that watch and read on a node all the time, whatever becomes of the tree above it.
 
 use crate::cluster::{Content, Node, revision};
-use crate::support::{POLL, eventually};
+use crate::process::{POLL, eventually};
 use bytes::Bytes;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;

@@ -1,6 +1,7 @@
 //! A group of voters and the listeners below it, each a process.
 
-use crate::support::{Server, eventually, free_ports, page};
+use crate::Binary;
+use crate::process::{Server, eventually, free_ports, page};
 use crate::zones::{Gate, Zones};
 use bytes::Bytes;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
@@ -17,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// A client gives up on a write after this time; its outcome is unknown then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Keys of a large store read at once.
+const KEYS_AT_ONCE: i64 = 10_000;
 /// Flags that listeners do not have.
 const GROUP_FLAGS: [&str; 3] = [
     "--snapshot-count",
@@ -26,17 +29,26 @@ const GROUP_FLAGS: [&str; 3] = [
 
 /// Voters `v1`, `v2`, ... and listeners `l1`, `l2`, ...; each is started and ended by its name.
 pub struct Cluster {
+    binary: Binary,
     nodes: Vec<Node>,
     directory: TempDir,
 }
 
 /// One node, running or not.
 pub struct Node {
+    /// `v1` for instance.
     pub name: String,
+    /// Empty if there are none.
     pub zone: String,
+    /// Where it listens for clients.
     pub client_port: u16,
+    /// Where it listens for other nodes.
     pub peer_port: u16,
+    /// Where it says that other nodes reach it: by its proxy, if it has one.
+    pub reach_port: u16,
+    /// Its data directory.
     pub data_dir: PathBuf,
+    binary: Binary,
     arguments: Vec<String>,
     log: PathBuf,
     server: Option<Server>,
@@ -46,31 +58,46 @@ pub struct Node {
 /// What is there, and at which revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Content {
+    /// The revision.
     pub revision: i64,
+    /// All keys, in their order.
     pub pairs: Vec<KeyValue>,
 }
 
 impl Cluster {
     /// Starts `voters` and `listeners` with `flags` and waits until all of them are ready.
-    pub async fn start(voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
-        let mut cluster = Cluster::plan(voters, listeners, flags);
+    pub async fn start(binary: Binary, voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::plan(binary, voters, listeners, flags);
         cluster.start_all().await;
         cluster
     }
 
     /// A cluster of which no process runs yet. Voters take `flags` whole, listeners without those that only a group has.
-    pub fn plan(voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
-        Cluster::plan_in_zones(voters, listeners, flags, &[]).0
+    pub fn plan(binary: Binary, voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
+        Cluster::plan_in_zones(binary, voters, listeners, flags, &[]).0
     }
 
     /// The same, its nodes in turn in these zones, with the means to cut them off.
     pub fn plan_in_zones(
+        binary: Binary,
         voters: usize,
         listeners: usize,
         flags: &[&str],
         zones: &[&str],
     ) -> (Cluster, Zones) {
         let directory = tempfile::tempdir().expect("make a directory");
+        Cluster::plan_at(directory, binary, voters, listeners, flags, zones)
+    }
+
+    /// The same, in a directory that the caller has made.
+    pub fn plan_at(
+        directory: TempDir,
+        binary: Binary,
+        voters: usize,
+        listeners: usize,
+        flags: &[&str],
+        zones: &[&str],
+    ) -> (Cluster, Zones) {
         let names: Vec<String> = (1..=voters)
             .map(|number| format!("v{number}"))
             .chain((1..=listeners).map(|number| format!("l{number}")))
@@ -113,8 +140,17 @@ impl Cluster {
             let words = place.into_iter().chain(own).chain(flags.flatten().copied());
             let arguments = words.map(str::to_owned).collect();
             let log = directory.path().join(format!("{name}.log"));
-            let node = Node::new(name, arguments, data_dir, log, ports[i], peer_ports[i]);
+            let node = Node::new(
+                &binary,
+                name,
+                arguments,
+                data_dir,
+                log,
+                ports[i],
+                peer_ports[i],
+            );
             Node {
+                reach_port: reach_ports[i],
                 zone: zone(i).to_owned(),
                 ..node
             }
@@ -125,7 +161,14 @@ impl Cluster {
             _ => nodes.iter().zip(reach_ports).map(Node::gate).collect(),
         };
         let zones = Zones::open(gates);
-        (Cluster { nodes, directory }, zones)
+        (
+            Cluster {
+                binary,
+                nodes,
+                directory,
+            },
+            zones,
+        )
     }
 
     /// Starts all nodes and waits until all of them are ready.
@@ -145,6 +188,7 @@ impl Cluster {
         let arguments = arguments.iter().map(|word| word.to_string());
         let log = self.directory.path().join(format!("{name}.log"));
         self.nodes.push(Node::new(
+            &self.binary,
             name,
             arguments.chain(client).collect(),
             data_dir,
@@ -157,6 +201,11 @@ impl Cluster {
     /// Where directories and logs of its nodes are: in the command line of each.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Leaves data and logs where they are.
+    pub fn keep(&mut self) {
+        self.directory.disable_cleanup(true);
     }
 
     /// All nodes, voters first.
@@ -183,7 +232,9 @@ impl Cluster {
 
     /// The rows of `eaves tree --json`, as the node `asked` tells them.
     pub fn tree(&self, asked: &str) -> Vec<Value> {
-        let text = eaves(&self.node(asked).address(), &["tree", "--json"]);
+        let text = self
+            .binary
+            .run(&self.node(asked).address(), &["tree", "--json"]);
         serde_json::from_str(&text).expect("the output is JSON")
     }
 
@@ -258,6 +309,7 @@ impl Drop for Cluster {
 
 impl Node {
     fn new(
+        binary: &Binary,
         name: &str,
         arguments: Vec<String>,
         data_dir: PathBuf,
@@ -266,10 +318,12 @@ impl Node {
         peer_port: u16,
     ) -> Node {
         Node {
+            binary: binary.clone(),
             name: name.to_owned(),
             zone: String::new(),
             client_port,
             peer_port,
+            reach_port: peer_port,
             arguments,
             log,
             server: None,
@@ -287,7 +341,7 @@ impl Node {
 
     /// The command that runs it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eaves"));
+        let mut command = self.binary.command();
         command.args(&self.arguments);
         command
     }
@@ -329,6 +383,7 @@ impl Node {
         self.server.take().expect("its process runs")
     }
 
+    /// Whether a process was started and not ended by us.
     pub fn is_running(&self) -> bool {
         self.server.is_some()
     }
@@ -349,6 +404,7 @@ impl Node {
         printed.lines().last().unwrap_or_default().to_owned()
     }
 
+    /// Fails the test if a process of it has panicked.
     pub fn assert_no_panic(&self) {
         let printed = self.printed();
         assert!(!printed.contains("panicked"), "{printed}");
@@ -378,6 +434,7 @@ impl Node {
         self.channel.clone()
     }
 
+    /// A client of it.
     pub fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel()).max_decoding_message_size(usize::MAX)
     }
@@ -404,6 +461,32 @@ impl Node {
         });
         let pairs = answer.await.expect("a serializable read").into_inner().kvs;
         Content { revision, pairs }
+    }
+
+    /// The same without the values, read a piece at a time.
+    pub async fn keys(&self, revision: i64) -> Content {
+        let mut pairs: Vec<KeyValue> = Vec::new();
+        loop {
+            let from = match pairs.last() {
+                Some(last) => [&last.key[..], &[0]].concat(),
+                None => vec![0],
+            };
+            let mut kv = self.kv();
+            let answer = kv.range(RangeRequest {
+                key: from.into(),
+                range_end: [0].to_vec().into(),
+                revision,
+                limit: KEYS_AT_ONCE,
+                keys_only: true,
+                serializable: true,
+                ..Default::default()
+            });
+            let answer = answer.await.expect("a serializable read").into_inner();
+            pairs.extend(answer.kvs);
+            if !answer.more {
+                return Content { revision, pairs };
+            }
+        }
     }
 
     /// One of its metrics.
@@ -451,21 +534,6 @@ pub async fn revision(mut kv: KvClient<Channel>, serializable: bool) -> Result<i
     });
     let header = answer.await?.into_inner().header;
     Ok(header.expect("an answer has a header").revision)
-}
-
-/// Runs a command of the command line that must succeed, and gives what it printed.
-pub fn eaves(endpoint: &str, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_eaves"))
-        .args(arguments)
-        .args(["--endpoints", endpoint])
-        .output()
-        .expect("the binary starts");
-    assert!(
-        output.status.success(),
-        "{arguments:?} on {endpoint}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("the output is text")
 }
 
 /// The name of the leader, if the rows of a tree show one.

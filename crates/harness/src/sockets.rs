@@ -7,7 +7,9 @@ use std::path::Path;
 /// One end of an established connection on 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
+    /// The port of this end.
     pub local_port: u16,
+    /// The port of the other end.
     pub remote_port: u16,
     inode: u64,
 }
@@ -73,6 +75,7 @@ impl Process {
 pub struct Sockets(BTreeSet<u64>);
 
 impl Sockets {
+    /// Whether this end is one of them.
     pub fn have(&self, end: End) -> bool {
         self.0.contains(&end.inode)
     }

@@ -1,8 +1,4 @@
 //! Child processes for tests: a server that is killed when its test ends, ports that nobody uses, and waiting without sleeping blindly.
-//!
-//! Each test binary uses a part of it.
-
-#![allow(dead_code)]
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,0 +1,50 @@
+//! All of the `eaves` binary: a server, and a command line for it. A library so that a test that brings its own processes can be one.
+
+mod address;
+mod admin;
+mod bench;
+mod cli;
+mod client;
+mod commands;
+mod endpoints;
+mod failure;
+mod histogram;
+mod key_range;
+mod node_flags;
+mod node_process;
+mod print;
+mod raft_flags;
+mod role_change;
+mod slow_disk;
+mod table;
+mod tree_view;
+mod up;
+mod usage;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Has the last word on how a node is run.
+pub type Adjust<'a> = &'a dyn Fn(&mut eaves::Config);
+
+/// Does what the words of a command line say, the first of which is the program's name.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    main_adjusted(words, &|_| {})
+}
+
+/// The same, with nodes run as `adjust` says: for tests that end them between two steps.
+pub fn main_adjusted(words: impl IntoIterator<Item = OsString>, adjust: Adjust<'_>) -> ExitCode {
+    let cli = match usage::parse(words) {
+        Ok(cli) => cli,
+        Err(usage::Refusal::Failure(failure)) => return failure.report(),
+        Err(usage::Refusal::Clap(error)) => {
+            // Help and version come this way too, with exit code 0. A closed pipe is no reason to complain.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match cli.run(adjust) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

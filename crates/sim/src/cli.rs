@@ -1,9 +1,11 @@
 //! The command line: runs many seeds, says what was found and how to repeat it.
 
+use crate::nemesis::Nemesis;
 use crate::run::{Outcome, run};
 use crate::scale::Scale;
 use crate::scenario::Scenario;
 use crate::summary::Summary;
+use crate::system::cli::System;
 use crate::trace::Trace;
 use clap::{Parser, Subcommand};
 use std::collections::HashMap;
@@ -40,7 +42,9 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Nemesis(Nemesis),
     Scale(Scale),
+    System(System),
 }
 
 /// Which seed each thread runs.
@@ -49,8 +53,11 @@ type Running = Arc<Mutex<HashMap<ThreadId, u64>>>;
 impl Args {
     /// Runs the seeds and reports.
     pub fn run(self) -> ExitCode {
-        if let Some(Command::Scale(scale)) = self.command {
-            return scale.run();
+        match self.command {
+            Some(Command::Nemesis(nemesis)) => return nemesis.run(),
+            Some(Command::Scale(scale)) => return scale.run(),
+            Some(Command::System(system)) => return system.run(),
+            None => {}
         }
         let running = Running::default();
         name_the_seed_of_a_panic(running.clone());

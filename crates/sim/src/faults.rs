@@ -7,6 +7,9 @@ use crate::rng::Rng;
 use crate::world::{Job, World};
 use std::fmt;
 
+/// A log of another history goes at most so many entries beyond its end, which nobody can compare before the group has as many (`B11`).
+const OTHER_ENTRIES_MAX: u64 = 40;
+
 /// Whom a fault hits. Those that matter most are found when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -182,8 +185,13 @@ impl Fault {
                 world.crash(host, false, 0);
                 let machine = world.host(host);
                 let count = 1 + rng.below(8) as usize;
-                machine.diverged =
-                    machine.diverged || machine.log.rewrite_tail(count, rng.any()) > 0;
+                let salt = rng.any();
+                if machine.log.rewrite_tail(count, salt) > 0 {
+                    machine.diverged = true;
+                    if rng.permille(500) {
+                        machine.log.go_on(rng.below(OTHER_ENTRIES_MAX), salt);
+                    }
+                }
                 Some((*lasts, Undo::Start(host)))
             }
         }

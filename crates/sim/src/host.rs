@@ -88,6 +88,8 @@ pub struct Host {
     pub list_in_use: Vec<Address>,
     /// Its log was made to differ from the group's, on purpose.
     pub diverged: bool,
+    /// It did when the node registered last: a snapshot may have taken the log's place by the time the answer comes.
+    pub registered_diverged: bool,
     /// Who leads and who votes, as its protocol state was last told.
     pub told: Option<(Option<u32>, VoterSet)>,
     /// Random numbers of its own.
@@ -122,6 +124,7 @@ impl Host {
             flush_posted: false,
             list_in_use: Vec::new(),
             diverged: false,
+            registered_diverged: false,
             told: None,
             rng: Rng::new(mix(seed), 1000 + u64::from(number)),
         }

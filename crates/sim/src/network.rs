@@ -98,6 +98,8 @@ pub enum Packet {
     FeedFrom(LogEnd),
     /// Upstream: the log you need is gone, fetch a snapshot.
     NeedSnapshot,
+    /// Upstream: your log is a prefix of mine.
+    FeedStart,
     /// Upstream: your log and mine differ.
     Mismatch,
     /// Upstream: entries from this index on.

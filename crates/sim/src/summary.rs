@@ -24,8 +24,6 @@ pub struct Counts {
     pub snapshots: u64,
     /// Listeners told that their log differs.
     pub mismatches: u64,
-    /// Listeners that were fed another history by an upstream that was ahead of all who could have compared it.
-    pub misled: u64,
     /// Leaders elected.
     pub elections: u64,
     /// Listeners made voters.
@@ -60,7 +58,7 @@ impl Counts {
     }
 
     /// The counters with their names.
-    fn named(&mut self) -> [(&'static str, &mut u64); 15] {
+    fn named(&mut self) -> [(&'static str, &mut u64); 14] {
         [
             ("questions", &mut self.questions),
             ("registrations", &mut self.registrations),
@@ -70,7 +68,6 @@ impl Counts {
             ("entries fed", &mut self.entries_fed),
             ("snapshots", &mut self.snapshots),
             ("logs told to differ", &mut self.mismatches),
-            ("misled", &mut self.misled),
             ("elections", &mut self.elections),
             ("promotions", &mut self.promotions),
             ("demotions", &mut self.demotions),

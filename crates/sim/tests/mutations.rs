@@ -70,6 +70,16 @@ fn b8_is_missed() {
 }
 
 #[test]
+fn b11_is_missed() {
+    // One seed in a hundred sets the scene.
+    is_missed(
+        Mutation::B11,
+        |seed| Scenario::draw(80 + seed),
+        &["log-prefix", "nothing-overwritten"],
+    );
+}
+
+#[test]
 fn b12_is_missed() {
     is_missed(Mutation::B12, Scenario::draw, &["nothing-overwritten"]);
 }

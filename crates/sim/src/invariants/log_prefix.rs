@@ -152,10 +152,9 @@ pub(super) fn is_refused(
     Err(("nothing-overwritten", what))
 }
 
-/// Only another history differs.
-pub(super) fn may_differ(number: u32, upstream: Option<u32>, hosts: &[Host]) -> Result<(), Broken> {
-    let diverged = |host: u32| hosts[host as usize].diverged;
-    if diverged(number) || upstream.is_some_and(diverged) {
+/// Only another history differs: the listener's log `is_other`.
+fn may_differ(number: u32, is_other: bool) -> Result<(), Broken> {
+    if is_other {
         return Ok(());
     }
     let what = format!(
@@ -163,6 +162,11 @@ pub(super) fn may_differ(number: u32, upstream: Option<u32>, hosts: &[Host]) -> 
         number + 1
     );
     Err(("nothing-overwritten", what))
+}
+
+/// A listener whose upstream compared its log is told that it differs.
+pub(super) fn may_be_told(number: u32, hosts: &[Host]) -> Result<(), Broken> {
+    may_differ(number, hosts[number as usize].diverged)
 }
 
 /// A refusal that an administrator must look at is deserved.
@@ -173,7 +177,7 @@ pub(super) fn may_be_refused(
     hosts: &[Host],
 ) -> Result<(), Broken> {
     match reason {
-        RefuseReason::Log { .. } => may_differ(number, Some(by), hosts),
+        RefuseReason::Log { .. } => may_differ(number, hosts[number as usize].registered_diverged),
         RefuseReason::Cluster { .. } | RefuseReason::Protocol { .. } => Err((
             "nothing-overwritten",
             format!("n{} is refused as a stranger by n{}", number + 1, by + 1),

@@ -102,14 +102,8 @@ impl Checks {
     }
 
     /// A listener was told that its log differs from its upstream's.
-    pub(crate) fn told_to_differ(
-        &mut self,
-        now: Micros,
-        number: u32,
-        upstream: Option<u32>,
-        hosts: &[Host],
-    ) {
-        self.expect(now, log_prefix::may_differ(number, upstream, hosts));
+    pub(crate) fn told_to_differ(&mut self, now: Micros, number: u32, hosts: &[Host]) {
+        self.expect(now, log_prefix::may_be_told(number, hosts));
     }
 
     /// An upstream has decided about a registration on a connection; its log `differs` from the listener's.

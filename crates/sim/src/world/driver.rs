@@ -240,7 +240,7 @@ impl World {
         let machine = &self.hosts[host as usize];
         let node = machine.node.as_ref().expect("a node that asks runs");
         let register = node.register(machine.log.last());
-        let life = machine.life;
+        let (life, diverged) = (machine.life, machine.diverged);
         self.counts.registrations += 1;
         self.ledger.message(host);
         self.checks.registers(self.queue.now(), host, to, machine);
@@ -255,6 +255,7 @@ impl World {
         let their_life = self.host(to).life;
         let key = self.network.open((host, life, link), (to, their_life));
         self.host(host).links.push((link, key));
+        self.host(host).registered_diverged = diverged;
         let connect = self.network.connect_delay(host, to);
         self.send_packet(key, UPSTREAM, connect, Packet::Register(Box::new(register)));
     }

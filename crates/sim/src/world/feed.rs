@@ -1,12 +1,11 @@
 //! Feeding: an upstream pushes its committed log down its connections, as the appender and the intake of a real node do.
 //!
 //! A listener that follows says where its log ends. The upstream waits until its own committed log reaches as far (`B11`),
-//! compares (`B12`), and from there on pushes whatever is committed, a window at a time (`B10`). If the log the listener needs
+//! compares (`B12`), says that it agrees, and from there on pushes whatever is committed, a window at a time (`B10`). If the log the listener needs
 //! has been purged it gets a snapshot (`B9`). Entries are passed on as they come, before they are flushed.
 
 use super::{Event, World};
 use crate::host::peer;
-use crate::invariants::Broken;
 use crate::log::{Entry, Payload, VoterSet};
 use crate::network::{Key, LISTENER, Packet, UPSTREAM};
 use eaves_tree::{LinkId, LogEnd, LogVerdict, Peer};
@@ -139,6 +138,7 @@ impl World {
             return false;
         } else if machine.log.end_at(index) == Some(theirs) {
             self.set_stage(key, Stage::Pushing(index + 1));
+            self.send_packet(key, LISTENER, 0, Packet::FeedStart);
         } else {
             self.set_stage(key, Stage::Idle);
             self.send_packet(key, LISTENER, 0, Packet::Mismatch);
@@ -191,11 +191,9 @@ impl World {
         if self.host(host).following != Some(link) {
             return;
         }
-        let held = self
-            .checks
-            .log
-            .fed(host, &self.hosts[host as usize], first, entries);
-        self.takes_in(key, host, held);
+        let machine = &self.hosts[host as usize];
+        let held = self.checks.log.fed(host, machine, first, entries);
+        self.checks.expect(now, held);
         if self.checks.violation.is_some() {
             return;
         }
@@ -220,22 +218,10 @@ impl World {
         self.feed_all(host);
     }
 
-    /// A listener takes in what `held` says about. It may be of another history if its upstream's log is: nobody can know as
-    /// long as that is ahead of all who could compare it (`B12`). From then on the listener's log is of that history too.
-    fn takes_in(&mut self, key: Key, host: u32, held: Result<(), Broken>) {
-        let now = self.queue.now();
-        let upstream = self
-            .network
-            .get(key)
-            .map(|connection| connection.ends[UPSTREAM].host);
-        if held.is_ok() || !upstream.is_some_and(|upstream| self.host(upstream).diverged) {
-            self.checks.expect(now, held);
-        } else if !self.host(host).diverged {
-            self.host(host).diverged = true;
-            self.counts.misled += 1;
-            self.trace
-                .note(now, host, [24, 0, 0], || "takes in another history".into());
-        }
+    /// A listener's upstream has compared its log, and feeds from its end on.
+    pub(super) fn on_feed_start(&mut self, host: u32) {
+        self.trace.fold(self.queue.now(), host, [24, 0, 0]);
+        self.report(host, |node, _| node.handle_log_compared());
     }
 
     /// Tells a listener's protocol state who votes, as its log says (`B5`).
@@ -297,31 +283,26 @@ impl World {
             return self.fail_link(host, link);
         }
         let held = self.checks.log.holds(host, at);
-        let another = held.is_err();
-        self.takes_in(key, host, held);
+        self.checks.expect(now, held);
         self.trace.note(now, host, [22, at.position.index, 0], || {
             format!("installs a snapshot at {}", at.position)
         });
         let machine = self.host(host);
         machine.log.reset(at, voters);
         machine.committed = at.position;
-        machine.diverged = another;
+        machine.diverged = false;
         self.send_packet(key, UPSTREAM, 0, Packet::FeedFrom(at));
         self.tell_voters(host);
         self.feed_all(host);
     }
 
-    pub(super) fn on_mismatch(&mut self, key: Key, host: u32, link: LinkId) {
+    pub(super) fn on_mismatch(&mut self, host: u32, link: LinkId) {
         let now = self.queue.now();
-        let upstream = self
-            .network
-            .get(key)
-            .map(|connection| connection.ends[UPSTREAM].host);
         self.trace.note(now, host, [23, 0, 0], || {
             "is told that its log differs".into()
         });
         self.counts.mismatches += 1;
-        self.checks.told_to_differ(now, host, upstream, &self.hosts);
+        self.checks.told_to_differ(now, host, &self.hosts);
         self.fail_link(host, link);
     }
 

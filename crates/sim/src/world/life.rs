@@ -6,7 +6,7 @@ use crate::host::{Part, Power, address};
 use crate::network::{LISTENER, UPSTREAM};
 use crate::raft::{Env, Raft};
 use crate::rng::mix;
-use eaves_tree::{LinkId, TreeNode};
+use eaves_tree::{LinkId, OwnLog, TreeNode};
 
 impl World {
     /// Starts a process from its disk.
@@ -70,7 +70,12 @@ impl World {
         machine.committed = machine.log.last().position;
         let saved = machine.disk.saved.clone();
         let is_new = saved.upstreams.is_empty();
-        let node = TreeNode::listener(machine.clock(now), machine.config.clone(), saved, seed);
+        let log = match machine.log.last_index() {
+            0 => OwnLog::Empty,
+            _ => OwnLog::Uncompared,
+        };
+        let clock = machine.clock(now);
+        let node = TreeNode::listener(clock, machine.config.clone(), saved, log, seed);
         machine.node = Some(node);
         if is_new {
             let list = self.setup.hosts[host as usize]

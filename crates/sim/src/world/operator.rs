@@ -121,19 +121,29 @@ impl World {
         let Some(leader) = self.leader() else {
             return false;
         };
-        if self.host(host).diverged {
-            return true;
-        }
         let log = &self.hosts[leader as usize].log;
         let committed = self.hosts[leader as usize].committed;
         let (voters, voters_index, end) = (log.voters(), log.voters_index(), log.last_index());
-        if self.host(host).disk.part == Part::Listener {
+        let machine = &self.hosts[host as usize];
+        if machine.disk.part == Part::Listener {
+            let theirs = machine.log.last();
+            let index = theirs.position.index;
             // A leader alone feeds nobody (S1): then Raft has to bring the newcomer everything.
-            let is_close = voters.len() == 1
-                || self.host(host).log.last_index() + CLOSE_ENTRIES >= committed.index;
-            if self.host(host).is_running() && is_close {
-                self.become_voter(host);
+            let is_close = voters.len() == 1 || index + CLOSE_ENTRIES >= committed.index;
+            if index > committed.index {
+                // Compared when the leader has as much (B11).
+                return false;
             }
+            // Refused if it differs, or is close and cannot be compared (B12). Who differs is fed by nobody and comes no nearer.
+            let ours = log.end_at(index);
+            let agrees = index == 0 || ours == Some(theirs);
+            if !agrees && (ours.is_some() || is_close) {
+                return true;
+            }
+            if !is_close || !machine.is_running() {
+                return false;
+            }
+            self.become_voter(host);
             return false;
         }
         if voters.contains(host) {

@@ -91,7 +91,8 @@ impl World {
             }
             Packet::FeedFrom(end) => self.on_feed_from(key, host, end),
             Packet::NeedSnapshot => self.fetch_snapshot(key, host),
-            Packet::Mismatch => self.on_mismatch(key, host, link),
+            Packet::Mismatch => self.on_mismatch(host, link),
+            Packet::FeedStart => self.on_feed_start(host),
             Packet::Entries(first, entries) => self.on_entries(key, host, link, first, &entries),
             Packet::Position(index) => self.on_position(key, host, index),
         }

@@ -1,0 +1,195 @@
+//! What nodes apply, seen at the border of the state machine: every node applies the same commands at the same indexes, answers them
+//! alike, and stands at positions that say the same.
+//!
+//! A position carries the term and index of the last entry, the chain value over the whole log up to it, and the membership. So two nodes
+//! that ever stand at the same index have the same log below it, byte for byte (log-matching), and what was applied once is what
+//! everybody applies (state-machine-safety).
+
+use super::Violation;
+use bytes::Bytes;
+use eaves::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
+use eaves_kv::store::Store;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+/// What was applied, by anybody, in the whole run.
+#[derive(Default)]
+pub struct Ledger {
+    commands: BTreeMap<u64, Entry>,
+    positions: HashMap<u64, (Position, String)>,
+    known: HashSet<Bytes>,
+    violation: Option<Violation>,
+    /// Entries applied, on all nodes together.
+    pub applied: u64,
+    /// Snapshots installed.
+    pub installed: u64,
+    /// The highest index applied anywhere.
+    pub highest: u64,
+}
+
+/// A command and its answer, as hashes.
+struct Entry {
+    data: u64,
+    answer: u64,
+    by: String,
+}
+
+impl Ledger {
+    /// The first thing that did not hold, if any.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    fn fail(&mut self, invariant: &'static str, what: String) {
+        self.violation
+            .get_or_insert(Violation::new(invariant, what));
+    }
+
+    fn applied(&mut self, by: &str, commands: &[Command], answers: &[Bytes]) {
+        for (command, answer) in commands.iter().zip(answers) {
+            self.applied += 1;
+            let (data, answer) = (hash_of(&command.data), hash_of(answer));
+            let first = self.commands.entry(command.index).or_insert(Entry {
+                data,
+                answer,
+                by: by.to_string(),
+            });
+            let (same, same_answer) = (first.data == data, first.answer == answer);
+            let (index, first) = (command.index, first.by.clone());
+            if !same {
+                let what =
+                    format!("{by} applies another command at index {index} than {first} did");
+                self.fail("state-machine-safety", what);
+            } else if !same_answer {
+                let what =
+                    format!("{by} answers the command at index {index} otherwise than {first} did");
+                self.fail("state-machine-safety", what);
+            }
+        }
+    }
+
+    fn stands_at(&mut self, by: &str, index: u64, position: &Position) {
+        self.highest = self.highest.max(index);
+        self.known.insert(position.0.clone());
+        let (first, other) = self
+            .positions
+            .entry(index)
+            .or_insert_with(|| (position.clone(), by.to_string()));
+        if first != position {
+            let what = format!(
+                "{by} stands at index {index} with another log below it, or another group, than {other} did"
+            );
+            self.fail("log-matching", what);
+        }
+    }
+}
+
+fn hash_of(bytes: &Bytes) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A node's store, and what is noted of it.
+pub struct Witness {
+    store: Arc<Store>,
+    by: String,
+    ledger: Arc<Mutex<Ledger>>,
+    last: Mutex<u64>,
+}
+
+impl Witness {
+    /// Notes what `store` is told in `ledger`, in the name of the process `by`.
+    pub fn new(store: Arc<Store>, by: String, ledger: Arc<Mutex<Ledger>>) -> Witness {
+        Witness {
+            store,
+            by,
+            ledger,
+            last: Mutex::new(0),
+        }
+    }
+
+    fn goes_on_to(&self, index: u64) {
+        let mut last = self.last.lock().unwrap();
+        if index < *last {
+            let what = format!("{} went from index {last} back to {index}", self.by);
+            self.ledger.lock().unwrap().fail("monotonic", what);
+        }
+        *last = index;
+    }
+}
+
+impl StateMachine for Witness {
+    fn position(&self) -> Option<Position> {
+        let position = self.store.position()?;
+        let ledger = &mut *self.ledger.lock().unwrap();
+        if !ledger.known.contains(&position.0) {
+            let what = format!("{} begins at a position nobody ever had", self.by);
+            ledger.fail("state-machine-safety", what);
+        }
+        Some(position)
+    }
+
+    fn apply(
+        &self,
+        commands: &[Command],
+        index: u64,
+        position: Position,
+    ) -> io::Result<Vec<Bytes>> {
+        let answers = self.store.apply(commands, index, position.clone())?;
+        self.goes_on_to(index);
+        let ledger = &mut *self.ledger.lock().unwrap();
+        ledger.applied(&self.by, commands, &answers);
+        ledger.stands_at(&self.by, index, &position);
+        Ok(answers)
+    }
+
+    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
+        self.store.persist(durable_index)
+    }
+
+    fn unpersisted_bytes(&self) -> usize {
+        self.store.unpersisted_bytes()
+    }
+
+    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
+        self.store.snapshot()
+    }
+
+    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        Ok(Box::new(Installing {
+            sink: self.store.install()?,
+            by: self.by.clone(),
+            ledger: self.ledger.clone(),
+        }))
+    }
+}
+
+/// A snapshot on its way into a store.
+struct Installing {
+    sink: Box<dyn SnapshotSink>,
+    by: String,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+impl SnapshotSink for Installing {
+    fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.sink.write_chunk(chunk)
+    }
+
+    fn finish(self: Box<Self>, position: Position) -> io::Result<()> {
+        self.sink.finish(position.clone())?;
+        let ledger = &mut *self.ledger.lock().unwrap();
+        ledger.installed += 1;
+        if !ledger.known.contains(&position.0) {
+            let what = format!(
+                "{} installed a state at a position nobody ever had",
+                self.by
+            );
+            ledger.fail("state-machine-safety", what);
+        }
+        Ok(())
+    }
+}

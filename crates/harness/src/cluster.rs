@@ -249,16 +249,19 @@ impl Cluster {
         eventually(what, seen).await
     }
 
-    /// Waits until `asked` shows all running nodes, a leader among them and every listener in its place.
+    /// Waits until `asked` shows the whole tree, as `is_whole` has it.
     pub async fn whole_tree(&self, asked: &str) -> Vec<Value> {
-        let running = self.nodes.iter().filter(|node| node.is_running()).count();
-        let is_whole = |rows: &[Value]| {
-            rows.len() == running
-                && leader_of(rows).is_some()
-                && rows.iter().all(|row| row["depth"].is_u64())
-        };
         let what = format!("{asked} shows the whole tree");
-        self.tree_where(asked, &what, is_whole).await
+        self.tree_where(asked, &what, |rows| self.is_whole(rows))
+            .await
+    }
+
+    /// Whether these rows are all running nodes, a leader among them and every listener in its place.
+    pub fn is_whole(&self, rows: &[Value]) -> bool {
+        let running = self.nodes.iter().filter(|node| node.is_running()).count();
+        rows.len() == running
+            && leader_of(rows).is_some()
+            && rows.iter().all(|row| row["depth"].is_u64())
     }
 
     /// Waits until all running nodes stand at one revision, and checks that they hold the same there.

@@ -194,18 +194,16 @@ impl Group {
         }
         let _ = command.await.expect("the command is run");
         self.writing.more(WRITES_BETWEEN).await;
-        let now = voters(&self.whole().await);
-        assert!(
-            now == change.before || now == change.after,
-            "{point}: voters are {now:?}, were {:?}",
-            change.before
-        );
+        let sides = [&change.before, &change.after];
+        self.whole_with(&format!("{point}: the voters of before or of after"), sides)
+            .await;
         // What was asked for comes to its end when it is asked for again.
         eventually(&format!("{point}: the command ends"), async || {
             self.command(change)().then_some(())
         })
         .await;
-        assert_eq!(voters(&self.whole().await), change.after, "{point}");
+        self.whole_with(&format!("{point}: the voters of after"), [&change.after])
+            .await;
         self.writing.more(WRITES_BETWEEN).await;
         died.is_some()
     }
@@ -227,6 +225,14 @@ impl Group {
     /// The tree, once everybody is in its place.
     async fn whole(&self) -> Vec<Value> {
         self.cluster.whole_tree("v1").await
+    }
+
+    /// The tree, once it has one of these sets of voters. A learner, and one that votes no more, look like followers until they have
+    /// found out that they are to listen.
+    async fn whole_with<const N: usize>(&self, what: &str, wanted: [&Names; N]) {
+        let is_whole =
+            |rows: &[Value]| self.cluster.is_whole(rows) && wanted.contains(&&voters(rows));
+        self.cluster.tree_where("v1", what, is_whole).await;
     }
 
     /// Nothing was lost.

@@ -71,6 +71,12 @@ impl Histogram {
     }
 }
 
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram::new()
+    }
+}
+
 fn bucket_of(ns: u64) -> usize {
     if ns < SUB_BUCKETS as u64 {
         return ns as usize;

@@ -1,14 +1,14 @@
 //! All of the `eaves` binary: a server, and a command line for it. A library so that a test that brings its own processes can be one.
 
-mod address;
+pub mod address;
 mod admin;
-mod bench;
+pub mod bench;
 mod cli;
 mod client;
 mod commands;
 mod endpoints;
-mod failure;
-mod histogram;
+pub mod failure;
+pub mod histogram;
 mod key_range;
 mod node_flags;
 mod node_process;

@@ -105,7 +105,7 @@ impl Load {
     /// The moment the next request counts from, once it is due; `None` when no request is left.
     async fn claim(&self) -> Option<Instant> {
         let number = self.claimed.fetch_add(1, Ordering::Relaxed);
-        if number >= self.plan.total {
+        if number >= self.plan.total || self.is_over() {
             return None;
         }
         match (&self.permits, self.plan.rate) {
@@ -115,6 +115,11 @@ impl Load {
             }
             _ => Some(Instant::now()),
         }
+    }
+
+    fn is_over(&self) -> bool {
+        let limit = self.plan.limit;
+        limit.is_some_and(|limit| self.start.elapsed() >= limit)
     }
 
     fn count(&self, began: Instant, answer: Result<Bytes, CallError>) {

@@ -13,6 +13,8 @@
 //! and a latency counts from the moment the request was due, whether or not a client was free: a stall then counts for all that would
 //! have been sent during it. The moments are kept to within about 0.2 ms.
 //!
+//! The clients and the plan are a library too: `eaves-bench` compares servers with them.
+//!
 //! Failed requests are counted by their message and are in neither throughput nor latencies.
 
 mod load;
@@ -21,6 +23,9 @@ mod pacer;
 mod plan;
 mod report;
 mod wire;
+
+pub use load::{Measured, run as run_load};
+pub use plan::{Operation, Plan};
 
 use crate::failure::Outcome;
 use clap::Subcommand;

@@ -87,13 +87,23 @@ pub enum Consistency {
 /// A checked benchmark.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// What each request does.
     pub operation: Operation,
+    /// Clients, each with one request under way at a time.
     pub clients: u32,
+    /// Connections that they share, at most as many as clients.
     pub connections: u32,
+    /// Requests in all, unless time is over before.
     pub total: u64,
+    /// No request begins after this time.
+    pub limit: Option<Duration>,
+    /// Requests per second to aim at; none: as fast as the clients go.
     pub rate: Option<u64>,
+    /// Keys to choose from.
     pub key_space: u64,
+    /// The servers, in turn for each connection.
     pub endpoints: Vec<Address>,
+    /// How long an answer may take.
     pub timeout: Duration,
 }
 
@@ -103,20 +113,30 @@ pub enum Operation {
     /// Puts this value.
     Put(Bytes),
     /// Gets one key.
-    Get { serializable: bool },
+    Get {
+        /// From the state of the node asked.
+        serializable: bool,
+    },
+}
+
+impl Operation {
+    /// Puts of random bytes, the same in every request.
+    pub fn put(value_bytes: usize) -> Operation {
+        let mut value = vec![0; value_bytes];
+        SmallRng::seed_from_u64(0).fill_bytes(&mut value);
+        Operation::Put(value.into())
+    }
 }
 
 impl Plan {
-    /// The plan of `bench put`. The value is random bytes, the same in every request.
+    /// The plan of `bench put`.
     pub fn of_puts(args: &PutArgs) -> Outcome<Plan> {
         if args.value_size > MAX_VALUE_BYTES {
             return Err(Failure::usage(format!(
                 "--value-size: servers refuse such requests; give at most {MAX_VALUE_BYTES}"
             )));
         }
-        let mut value = vec![0; args.value_size as usize];
-        SmallRng::seed_from_u64(0).fill_bytes(&mut value);
-        Plan::of(&args.common, Operation::Put(value.into()))
+        Plan::of(&args.common, Operation::put(args.value_size as usize))
     }
 
     /// The plan of `bench get`.
@@ -155,6 +175,7 @@ impl Plan {
             clients: args.clients,
             connections,
             total: args.total,
+            limit: None,
             rate: args.rate,
             key_space: args.key_space,
             endpoints: args.nodes.addresses()?,

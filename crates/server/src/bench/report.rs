@@ -147,6 +147,7 @@ mod tests {
             clients: 2,
             connections: 1,
             total: 4,
+            limit: None,
             rate: None,
             key_space: 10,
             endpoints: vec![Address::new("a", 1)],

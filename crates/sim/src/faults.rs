@@ -10,6 +10,9 @@ use std::fmt;
 /// A log of another history goes at most so many entries beyond its end, which nobody can compare before the group has as many (`B11`).
 const OTHER_ENTRIES_MAX: u64 = 40;
 
+/// More entries than a group writes in one run, in which faults last a minute at most and all is fed again two and a half later.
+const UNREACHED_ENTRIES: u64 = 30_000;
+
 /// Whom a fault hits. Those that matter most are found when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -55,6 +58,8 @@ pub enum Fault {
     Drain(Target, Micros),
     /// A listener is killed, and comes back with a log whose end is of another history (`B12`).
     Diverge(u32, Micros),
+    /// The same, and the log goes further than the group ever gets: nobody can compare it (`B11`).
+    Overtake(u32, Micros),
 }
 
 /// What ends a fault.
@@ -90,6 +95,7 @@ impl Fault {
             Fault::Avoid(..) => "avoidances",
             Fault::Drain(..) => "drains",
             Fault::Diverge(..) => "logs of another history",
+            Fault::Overtake(..) => "logs nobody can compare",
         }
     }
 
@@ -176,22 +182,20 @@ impl Fault {
                 Some((*lasts, Undo::Undrain(host)))
             }
             Fault::Diverge(host, lasts) => {
-                let host = running(world, Target::Host(*host))?;
-                if world.hosts[host as usize].is_voter()
-                    || world.hosts[host as usize].log.last_index() == 0
-                {
-                    return None;
+                let host = listener_with_a_log(world, *host)?;
+                let salt = diverge(world, rng, host);
+                if world.hosts[host as usize].diverged && rng.permille(500) {
+                    let count = rng.below(OTHER_ENTRIES_MAX);
+                    world.host(host).log.go_on(count, salt);
                 }
-                world.crash(host, false, 0);
+                Some((*lasts, Undo::Start(host)))
+            }
+            Fault::Overtake(host, lasts) => {
+                let host = listener_with_a_log(world, *host)?;
+                let salt = diverge(world, rng, host);
                 let machine = world.host(host);
-                let count = 1 + rng.below(8) as usize;
-                let salt = rng.any();
-                if machine.log.rewrite_tail(count, salt) > 0 {
-                    machine.diverged = true;
-                    if rng.permille(500) {
-                        machine.log.go_on(rng.below(OTHER_ENTRIES_MAX), salt);
-                    }
-                }
+                machine.log.go_on(UNREACHED_ENTRIES, salt);
+                machine.diverged = true;
                 Some((*lasts, Undo::Start(host)))
             }
         }
@@ -212,6 +216,23 @@ impl Undo {
             }
         }
     }
+}
+
+/// This host, if it is a listener that runs and holds anything.
+fn listener_with_a_log(world: &World, host: u32) -> Option<u32> {
+    let host = running(world, Target::Host(host))?;
+    let machine = &world.hosts[host as usize];
+    (!machine.is_voter() && machine.log.last_index() > 0).then_some(host)
+}
+
+/// Kills a listener and rewrites the last entries of its log, if there are any that were not purged. Returns what makes them others.
+fn diverge(world: &mut World, rng: &mut Rng, host: u32) -> u64 {
+    world.crash(host, false, 0);
+    let machine = world.host(host);
+    let count = 1 + rng.below(8) as usize;
+    let salt = rng.any();
+    machine.diverged |= machine.log.rewrite_tail(count, salt) > 0;
+    salt
 }
 
 /// The listeners that have downstreams.
@@ -323,6 +344,12 @@ impl fmt::Display for Fault {
             Fault::Diverge(host, lasts) => write!(
                 f,
                 "kill n{} for {} ms and change the end of its log",
+                host + 1,
+                lasts / 1000
+            ),
+            Fault::Overtake(host, lasts) => write!(
+                f,
+                "kill n{} for {} ms and let its log go further than the group's ever will",
                 host + 1,
                 lasts / 1000
             ),

@@ -18,6 +18,9 @@ const STORMS_PERMILLE: u64 = 60;
 /// So many of a thousand runs are made to [form loops](Scenario::draw_stalls).
 const STALLS_PERMILLE: u64 = 40;
 
+/// So many of a thousand runs have [more listeners that nobody can compare than places for them](Scenario::draw_waiters).
+const WAITERS_PERMILLE: u64 = 30;
+
 /// Everything that a seed decides before the run begins.
 pub struct Scenario {
     /// The seed.
@@ -35,9 +38,12 @@ pub struct Scenario {
 impl Scenario {
     /// What `seed` draws.
     pub fn draw(seed: u64) -> Scenario {
-        match Rng::new(seed, 6).permille(STALLS_PERMILLE) {
-            true => Scenario::draw_stalls(seed),
-            false => Scenario::draw_any(seed),
+        if Rng::new(seed, 6).permille(STALLS_PERMILLE) {
+            Scenario::draw_stalls(seed)
+        } else if Rng::new(seed, 7).permille(WAITERS_PERMILLE) {
+            Scenario::draw_waiters(seed)
+        } else {
+            Scenario::draw_any(seed)
         }
     }
 
@@ -125,6 +131,32 @@ impl Scenario {
         };
         scenario.starts = draw_starts(rng, founders, listeners);
         scenario.faults = draw_stalls(rng, founders, count, scenario.calm_at);
+        scenario
+    }
+
+    /// A world with few places right below the voters, most of which listeners take that come back with a log which nobody can
+    /// compare, while all others have just lost theirs. They wait, and feed nobody (`B11`): if they kept their places, the others would
+    /// find none.
+    pub fn draw_waiters(seed: u64) -> Scenario {
+        let mut scenario = Scenario::draw_any(seed);
+        let rng = &mut Rng::new(seed, 8);
+        let founders = rng.between(2, 3) as u32;
+        let capacity = rng.between(1, 3) as u32;
+        // Enough of them to take each place below the voters, and some others.
+        let waiters = founders * capacity;
+        let count = founders + waiters + rng.between(1, 12) as u32;
+        let hosts = (0..count).map(|number| HostSetup {
+            capacity,
+            zone: 0,
+            upstreams: match number < founders {
+                true => Vec::new(),
+                false => draw_list(rng, founders, count),
+            },
+        });
+        scenario.setup.hosts = hosts.collect();
+        scenario.setup.founders = founders;
+        scenario.starts = draw_starts(rng, founders, count - founders);
+        scenario.faults = draw_overtaking(rng, founders, waiters, scenario.calm_at);
         scenario
     }
 
@@ -284,6 +316,29 @@ fn draw_stalls(rng: &mut Rng, founders: u32, count: u32, calm_at: Micros) -> Vec
         let lasts = rng.between(2 * SECOND, 8 * SECOND);
         faults.push((at + MILLISECOND, Fault::KillFollowers(lasts)));
         at += lasts + rng.between(8 * SECOND, 15 * SECOND);
+    }
+    faults
+}
+
+/// So many listeners are killed and come back with logs that nobody can compare. All followers are killed at about the same time, so
+/// that all search for the same places; and again and again later.
+fn draw_overtaking(
+    rng: &mut Rng,
+    founders: u32,
+    waiters: u32,
+    calm_at: Micros,
+) -> Vec<(Micros, Fault)> {
+    // Until then everybody has got something.
+    let mut at = 8 * SECOND;
+    let mut faults = Vec::new();
+    for host in founders..founders + waiters {
+        let lasts = rng.between(20 * MILLISECOND, SECOND);
+        faults.push((at, Fault::Overtake(host, lasts)));
+    }
+    while at < calm_at {
+        let lasts = rng.between(100 * MILLISECOND, 2 * SECOND);
+        faults.push((at, Fault::KillFollowers(lasts)));
+        at += lasts + rng.between(2 * SECOND, 30 * SECOND);
     }
     faults
 }

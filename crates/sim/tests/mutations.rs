@@ -80,6 +80,11 @@ fn b11_is_missed() {
 }
 
 #[test]
+fn b11_making_room_is_missed() {
+    is_missed(Mutation::B11Yielding, Scenario::draw_waiters, &["reattach"]);
+}
+
+#[test]
 fn b12_is_missed() {
     is_missed(Mutation::B12, Scenario::draw, &["nothing-overwritten"]);
 }

@@ -100,6 +100,9 @@ pub struct Config {
     pub kick_away: Duration,
     /// How long a draining node waits for its downstreams to leave by themselves before it kicks them (`B16`). Default 10 s.
     pub drain_patience: Duration,
+    /// How long a listener that waits for its log to be compared keeps its place though others want it (`B11`). Default 10 s: an
+    /// upstream that has restarted has caught up long before.
+    pub compare_patience: Duration,
     /// The rule that is switched off, if one is.
     #[cfg(feature = "mutations")]
     pub mutation: Option<Mutation>,
@@ -129,6 +132,7 @@ impl Config {
             improve: Duration::from_secs(60),
             kick_away: Duration::from_secs(10),
             drain_patience: Duration::from_secs(10),
+            compare_patience: Duration::from_secs(10),
             #[cfg(feature = "mutations")]
             mutation: None,
         }

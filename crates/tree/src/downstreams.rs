@@ -30,6 +30,18 @@ pub struct Downstream {
     pub committed: LogPosition,
     /// The free places of its subtree when it last said so, less those given out since (`B4`).
     pub free: FreePlaces,
+    /// Where its log ended when it registered, if that was beyond what this node knew committed and nobody had compared it since
+    /// the listener started: it waits until this node has come as far (`B11`).
+    pub waits_for: Option<u64>,
+    /// It has waited for so long that its place counts as free (`B11`).
+    pub overdue: bool,
+}
+
+impl Downstream {
+    /// Whether it makes room for a listener that need not wait (`B11`): it feeds nobody, cannot be fed, and has had its time.
+    pub(crate) fn yields(&self, committed: LogPosition) -> bool {
+        self.overdue && self.waits_for.is_some_and(|end| end > committed.index)
+    }
 }
 
 /// All listeners registered with one node.
@@ -113,6 +125,41 @@ impl Downstreams {
         self.len() - u32::from(self.link_of(listener).is_some())
     }
 
+    /// The same without those that would make room for it (`B11`), this node knowing that much committed.
+    pub(crate) fn kept_from(&self, listener: NodeId, committed: LogPosition) -> u32 {
+        let others = self
+            .iter()
+            .filter(|downstream| downstream.peer.id != listener);
+        others
+            .filter(|downstream| !downstream.yields(committed))
+            .count() as u32
+    }
+
+    /// Who makes room first: the one that has waited longest.
+    pub(crate) fn first_to_yield(&self, committed: LogPosition) -> Option<LinkId> {
+        let yielding = self
+            .iter()
+            .filter(|downstream| downstream.yields(committed));
+        let longest = yielding.min_by_key(|downstream| (downstream.since, downstream.link));
+        longest.map(|downstream| downstream.link)
+    }
+
+    /// When the next that waits to be compared will have done so for long enough.
+    pub(crate) fn next_overdue(&self, patience: Duration) -> Option<Instant> {
+        self.iter()
+            .filter(|downstream| downstream.waits_for.is_some() && !downstream.overdue)
+            .map(|downstream| downstream.since + patience)
+            .min()
+    }
+
+    /// Notes who has waited to be compared for long enough.
+    pub(crate) fn note_overdue(&mut self, now: Instant, patience: Duration) {
+        for downstream in self.by_link.values_mut() {
+            downstream.overdue =
+                downstream.waits_for.is_some() && downstream.since + patience <= now;
+        }
+    }
+
     /// When the longest silence reaches the timeout (`S11`).
     pub(crate) fn next_silent(&self, timeout: Duration) -> Option<Instant> {
         self.iter()
@@ -127,9 +174,12 @@ impl Downstreams {
             .map(|downstream| downstream.link)
     }
 
-    /// The free places of the whole subtree, our own slots included (`B4`).
-    pub(crate) fn free_places(&self) -> FreePlaces {
-        let own = self.capacity.saturating_sub(self.len());
+    /// The free places of the whole subtree, our own slots included (`B4`), also those of who would make room (`B11`).
+    pub(crate) fn free_places(&self, committed: LogPosition) -> FreePlaces {
+        let kept = self
+            .iter()
+            .filter(|downstream| !downstream.yields(committed));
+        let own = self.capacity.saturating_sub(kept.count() as u32);
         let mut free = FreePlaces {
             slots: own,
             levels: if own > 0 { 0 } else { u32::MAX },
@@ -245,6 +295,8 @@ mod tests {
             heard: Instant(number),
             committed: LogPosition::default(),
             free: FreePlaces { slots, levels },
+            waits_for: None,
+            overdue: false,
         }
     }
 
@@ -265,7 +317,7 @@ mod tests {
     fn free_places_are_counted_over_the_whole_subtree() {
         let mut table = Downstreams::new(3, true);
         assert_eq!(
-            table.free_places(),
+            table.free_places(LogPosition::default()),
             FreePlaces {
                 slots: 3,
                 levels: 0
@@ -274,7 +326,7 @@ mod tests {
         table.insert(downstream(1, 0, 0));
         table.insert(downstream(2, 4, 2));
         assert_eq!(
-            table.free_places(),
+            table.free_places(LogPosition::default()),
             FreePlaces {
                 slots: 5,
                 levels: 0
@@ -282,7 +334,7 @@ mod tests {
         );
         table.insert(downstream(3, 1, 1));
         assert_eq!(
-            table.free_places(),
+            table.free_places(LogPosition::default()),
             FreePlaces {
                 slots: 5,
                 levels: 2

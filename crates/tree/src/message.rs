@@ -81,7 +81,8 @@ pub struct Answer {
     pub zone: Option<Zone>,
     /// How many listeners it accepts at most.
     pub capacity: u32,
-    /// How many are registered now, the asker not counted: its own slot is no obstacle to it (`S9`).
+    /// How many are registered now. Not counted are the asker, whose own slot is no obstacle to it (`S9`), and those that would
+    /// make room for it (`B11`).
     pub registered: u32,
     /// The free places of its subtree (`B4`, `B7`).
     pub free: FreePlaces,
@@ -119,6 +120,8 @@ pub struct Register {
     pub protocol: u32,
     /// Where its log ends (`B12`).
     pub last_log: LogEnd,
+    /// Whether nobody has compared that log since the listener started (`B11`).
+    pub uncompared: bool,
     /// The free places it brings along (`B4`).
     pub free: FreePlaces,
 }
@@ -272,6 +275,8 @@ pub enum KickReason {
     Admin,
     /// The upstream is draining, and has waited long enough (`B16`).
     Drain,
+    /// The listener has waited long enough for its log to be compared, and somebody who need not wait wants its place (`B11`).
+    Uncompared,
 }
 
 impl fmt::Display for KickReason {
@@ -281,6 +286,7 @@ impl fmt::Display for KickReason {
             KickReason::Silent => "the listener was silent",
             KickReason::Admin => "an administrator asked for it",
             KickReason::Drain => "it is draining",
+            KickReason::Uncompared => "its log is ahead and not compared, and its place was wanted",
         })
     }
 }

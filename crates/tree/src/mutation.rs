@@ -23,6 +23,8 @@ pub enum Mutation {
     B8,
     /// `B11`: a listener takes others on before its own log has been compared. Breaks **log-prefix**.
     B11,
+    /// `B11`: who waits to be compared keeps its place, whoever needs it. Breaks **reattach**.
+    B11Yielding,
     /// `B12`: the end of the listener's log is not compared. Breaks **log-prefix**.
     B12,
 }

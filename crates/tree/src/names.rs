@@ -14,6 +14,7 @@ impl Why {
             Why::Kicked(KickReason::Silent) => "kicked_silent",
             Why::Kicked(KickReason::Admin) => "kicked_admin",
             Why::Kicked(KickReason::Drain) => "kicked_drain",
+            Why::Kicked(KickReason::Uncompared) => "kicked_uncompared",
             Why::Closed => "closed",
             Why::Misbehaved => "misbehaved",
             Why::Silent => "silent",
@@ -37,6 +38,7 @@ impl KickReason {
             KickReason::Silent => "silent",
             KickReason::Admin => "admin",
             KickReason::Drain => "drain",
+            KickReason::Uncompared => "uncompared",
         }
     }
 }

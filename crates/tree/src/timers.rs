@@ -27,11 +27,13 @@ pub(crate) enum Timer {
     Look,
     /// To kick those whom draining has left behind (`B16`).
     Drain,
+    /// To count those as overdue who have waited long enough to be compared (`B11`).
+    Patience,
 }
 
 impl Timer {
     /// All of them, in the order in which those that are due together go off.
-    pub(crate) const ALL: [Timer; 11] = [
+    pub(crate) const ALL: [Timer; 12] = [
         Timer::Heartbeat,
         Timer::Reap,
         Timer::Silence,
@@ -43,6 +45,7 @@ impl Timer {
         Timer::Steady,
         Timer::Look,
         Timer::Drain,
+        Timer::Patience,
     ];
 }
 

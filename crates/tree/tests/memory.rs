@@ -93,6 +93,7 @@ fn register(id: u64) -> Register {
         cluster: ClusterId(1),
         protocol: PROTOCOL_VERSION,
         last_log: LogEnd::default(),
+        uncompared: false,
         free: FreePlaces {
             slots: 32,
             levels: 0,

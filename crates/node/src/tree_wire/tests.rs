@@ -71,6 +71,7 @@ fn a_register() -> Register {
         cluster: ClusterId(u64::MAX),
         protocol: 1,
         last_log: an_end(),
+        uncompared: true,
         free: FreePlaces {
             slots: 7,
             levels: 2,
@@ -148,6 +149,7 @@ fn messages() -> Vec<Message> {
         KickReason::Silent,
         KickReason::Admin,
         KickReason::Drain,
+        KickReason::Uncompared,
     ];
     let kicks = reasons.map(|reason| Kick {
         reason,
@@ -228,6 +230,7 @@ fn answers_registrations_and_saved_lists_round_trip() {
     let bare = Register {
         zone: None,
         last_log: LogEnd::default(),
+        uncompared: false,
         free: FreePlaces::default(),
         ..a_register()
     };
@@ -464,7 +467,7 @@ fn session_messages_with_wrong_values_are_rejected() {
         "reject bytes without a known committed position",
     );
     reject(kick(0), "reject unknown kick reason 0");
-    reject(kick(5), "reject unknown kick reason 5");
+    reject(kick(6), "reject unknown kick reason 6");
     reject(
         acks(HeartbeatAckBytes::default()),
         "reject bytes without a known committed position",

@@ -216,6 +216,7 @@ impl TreeNode {
                 Timer::Steady => self.failed_rounds = 0,
                 Timer::Look => self.look(now),
                 Timer::Drain => self.kick_undrained(),
+                Timer::Patience => self.end_patience(now),
             }
         }
         self.check();
@@ -244,6 +245,7 @@ impl TreeNode {
             cluster: self.config.cluster,
             protocol: crate::config::PROTOCOL_VERSION,
             last_log,
+            uncompared: !self.compared,
             free: self.free_places(),
         }
     }
@@ -411,7 +413,7 @@ impl TreeNode {
         if self.saved.steering.draining || self.role == Role::Leader || !self.may_feed() {
             return FreePlaces::default();
         }
-        self.downstreams.free_places()
+        self.downstreams.free_places(self.committed)
     }
 
     /// How deep the least deep node with a free slot is, in the whole tree (`B7`). What comes up with the answers to

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 impl TreeNode {
     /// A node in `zone` asks (`S7`). Answered at once, whatever this node is.
     pub fn handle_ask(&mut self, now: Instant, from: NodeId, zone: Option<&Zone>) -> Answer {
-        let registered = self.downstreams.taken_by_others_than(from);
+        let registered = self.downstreams.kept_from(from, self.committed);
         Answer {
             role: self.role,
             attached: self.is_attached(),
@@ -120,6 +120,17 @@ impl TreeNode {
         }
     }
 
+    /// From now on those who have waited to be compared for long enough make room for who need not wait (`B11`). Their places
+    /// count as free.
+    pub(super) fn end_patience(&mut self, now: Instant) {
+        let patience = self.config.compare_patience;
+        self.downstreams.note_overdue(now, patience);
+        if let Some(at) = self.downstreams.next_overdue(patience) {
+            self.timers.set(Timer::Patience, at);
+        }
+        self.report_if_moved();
+    }
+
     /// Kicks all downstreams off (`S10`).
     pub(super) fn kick_all(&mut self, reason: KickReason) {
         while let Some(link) = self.downstreams.first_link() {
@@ -139,7 +150,7 @@ impl TreeNode {
         // B2: when all are kicked, no downstream is an alternative.
         let alternatives = match reason {
             KickReason::Leader => self.voters_for(listener),
-            KickReason::Silent | KickReason::Admin | KickReason::Drain => {
+            KickReason::Silent | KickReason::Admin | KickReason::Drain | KickReason::Uncompared => {
                 self.alternatives(listener, zone.as_ref(), true)
             }
         };
@@ -190,12 +201,19 @@ impl TreeNode {
         if self.saved.steering.draining {
             return Some(RefuseReason::Draining);
         }
-        if self.downstreams.taken_by_others_than(listener) >= self.config.capacity
-            && !self.config.lacks(Mutation::S9)
-        {
+        let taken = match self.would_wait(register) {
+            true => self.downstreams.taken_by_others_than(listener),
+            false => self.downstreams.kept_from(listener, self.committed),
+        };
+        if taken >= self.config.capacity && !self.config.lacks(Mutation::S9) {
             return Some(RefuseReason::Full);
         }
         None
+    }
+
+    /// Whether a listener would have to wait until this node has come as far as the log it started with (`B11`).
+    fn would_wait(&self, register: &Register) -> bool {
+        register.uncompared && register.last_log.position.index > self.committed.index
     }
 
     fn refuse(&mut self, link: LinkId, register: &Register, reason: RefuseReason) {
@@ -217,11 +235,18 @@ impl TreeNode {
         self.output(Output::Close { link });
     }
 
-    /// Takes a listener on. An older session of the same listener ends: it is the listener's ghost (`S9`).
+    /// Takes a listener on. An older session of the same listener ends: it is the listener's ghost (`S9`). If all slots are taken,
+    /// one that has waited too long makes room (`B11`).
     fn accept(&mut self, now: Instant, link: LinkId, register: Register) {
+        let waits = self.would_wait(&register);
         let listener = register.listener;
         if let Some(ghost) = self.downstreams.link_of(listener.id) {
             self.let_go(ghost, Left::Replaced);
+        }
+        if self.downstreams.is_full()
+            && let Some(waiting) = self.downstreams.first_to_yield(self.committed)
+        {
+            self.kick_link(waiting, KickReason::Uncompared);
         }
         let siblings = self.downstreams.siblings(listener.id);
         self.downstreams.insert(Downstream {
@@ -232,6 +257,8 @@ impl TreeNode {
             heard: now,
             committed: register.last_log.position,
             free: register.free,
+            waits_for: waits.then_some(register.last_log.position.index),
+            overdue: false,
         });
         let ancestors = self
             .session
@@ -265,6 +292,11 @@ impl TreeNode {
         }
         if !self.timers.is_set(Timer::Reap) {
             self.timers.set(Timer::Reap, now + self.config.timeout);
+        }
+        let may_yield = waits && !self.config.lacks(Mutation::B11Yielding);
+        if may_yield && !self.timers.is_set(Timer::Patience) {
+            let until = now + self.config.compare_patience;
+            self.timers.set(Timer::Patience, until);
         }
     }
 

@@ -262,6 +262,7 @@ impl Runner {
             cluster: cluster.map_or(CLUSTER, ClusterId),
             protocol: protocol.unwrap_or(PROTOCOL_VERSION),
             last_log: log.map_or(LogEnd::default(), |log| log.0),
+            uncompared: false,
             free: FreePlaces::default(),
         };
         self.net.register_raw(upstream, register);
@@ -499,6 +500,8 @@ scripts! {
     B08_heartbeats_are_relayed_at_once
     B08_who_finds_nothing_fresher_stays
     B11_who_is_not_compared_takes_nobody_on
+    B11_who_waits_too_long_makes_room
+    B11_who_was_compared_in_time_keeps_its_place
     B12_a_listener_whose_log_differs_keeps_trying
     B12_strangers_are_refused
     B16_a_draining_node_hands_its_downstreams_over

@@ -35,8 +35,13 @@ pub fn answer(answer: &Answer) -> String {
 
 pub fn register(register: &Register) -> String {
     let Register { last_log, free, .. } = register;
+    let uncompared = if register.uncompared {
+        " uncompared"
+    } else {
+        ""
+    };
     format!(
-        "register log={} free={}@{}",
+        "register log={}{uncompared} free={}@{}",
         last_log.position, free.slots, free.levels
     )
 }

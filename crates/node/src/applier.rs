@@ -120,8 +120,8 @@ impl Applier {
         Ok(spread(frames, answers))
     }
 
-    /// Makes the applied state durable as far as the log is: `durable_index` is the last index on disk. Returns the index that the
-    /// durable state now stands at.
+    /// Makes a piece of the applied state durable, no further than the log is: `durable_index` is the last index on disk. Returns the
+    /// index that the durable state now stands at.
     pub fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
         self.machine.persist(durable_index)
     }

@@ -1,6 +1,7 @@
 //! Keeps the disk in order: makes the applied state durable in the background, and decides how much log stays.
 //!
-//! State: durable about every [`PERSIST_INTERVAL`], so that a restart re-applies little, and never ahead of the durable log. Log: an
+//! State: durable about every [`PERSIST_INTERVAL`], so that a restart re-applies little, and never ahead of the durable log. The state
+//! machine does it piece by piece; between two pieces whoever waits for one has its turn, and whoever waits for room goes on. Log: an
 //! entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since every
 //! entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours.
 
@@ -99,19 +100,7 @@ impl Keeper {
     pub async fn persist_applied(&self) -> io::Result<()> {
         let end = self.applier.state().next_index();
         let log_end = self.flusher.log().last_id().map_or(0, |id| id.index + 1);
-        let mut durable_end = self.flusher.durable_end();
-        let mut failure = self.flusher.failure();
-        tokio::select! {
-            biased;
-            durable = durable_end.wait_for(|durable| *durable >= end.min(log_end)) => {
-                durable.map_err(io::Error::other)?;
-            }
-            // A broken log never gets there.
-            failure = failure.wait_for(Option::is_some) => {
-                let failure = failure.map_err(io::Error::other)?.clone();
-                return Err(io::Error::other(failure.unwrap_or_default()));
-            }
-        }
+        self.log_durable(end.min(log_end)).await?;
         self.persist_to(end).await
     }
 
@@ -123,29 +112,75 @@ impl Keeper {
 
     /// Waits while too much is applied but not durable.
     pub async fn room_to_apply(&self) -> io::Result<()> {
-        while self.applier.unpersisted_bytes() > UNPERSISTED_MAX_BYTES {
-            self.persist_applied().await?;
+        while self.lacks_room() {
+            let durable_end = *self.flusher.durable_end().borrow();
+            if self.make_room(durable_end).await? {
+                continue;
+            }
+            // The state waits for the log.
+            let end = self.applier.state().next_index();
+            let log_end = self.flusher.log().last_id().map_or(0, |id| id.index + 1);
+            self.log_durable(end.min(log_end).min(durable_end + 1))
+                .await?;
         }
         Ok(())
     }
 
-    async fn persist_to(&self, end: u64) -> io::Result<()> {
+    fn lacks_room(&self) -> bool {
+        self.applier.unpersisted_bytes() > UNPERSISTED_MAX_BYTES
+    }
+
+    /// Makes a piece durable if there is still no room when its turn has come; false when the durable log, which ends before index
+    /// `durable_end`, allows none.
+    async fn make_room(&self, durable_end: u64) -> io::Result<bool> {
         let _turn = self.turn.lock().await;
-        let Some(durable_index) = end.checked_sub(1) else {
-            return Ok(());
-        };
-        // Even when nothing was applied since: the state machine may have work of its own left, such as a compaction.
-        let applier = self.applier.clone();
-        let persist = move || applier.persist(durable_index);
-        let persisted = self.blocking.run(persist).await??;
-        self.persisted_end.send_if_modified(|known| {
-            let moved = persisted.is_some_and(|index| index + 1 > *known);
-            if moved {
-                *known = persisted.map_or(0, |index| index + 1);
+        let before = *self.persisted_end.borrow();
+        Ok(!self.lacks_room() || self.persist_piece(durable_end).await? > before)
+    }
+
+    /// Waits until the log is durable up to before index `end`.
+    async fn log_durable(&self, end: u64) -> io::Result<()> {
+        let mut durable_end = self.flusher.durable_end();
+        let mut failure = self.flusher.failure();
+        tokio::select! {
+            biased;
+            durable = durable_end.wait_for(|durable| *durable >= end) => {
+                durable.map(|_| ()).map_err(io::Error::other)
             }
-            moved
-        });
-        Ok(())
+            // A broken log never gets there.
+            failure = failure.wait_for(Option::is_some) => {
+                let failure = failure.map_err(io::Error::other)?.clone();
+                Err(io::Error::other(failure.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Makes durable what is applied now, of that what comes before index `end`.
+    async fn persist_to(&self, end: u64) -> io::Result<()> {
+        let target_end = end.min(self.applier.state().next_index());
+        loop {
+            // Even when nothing was applied since: the state machine may have work of its own left, such as a compaction.
+            let _turn = self.turn.lock().await;
+            let before = *self.persisted_end.borrow();
+            let now = self.persist_piece(end).await?;
+            if now >= target_end || now == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes durable what the state machine does in one piece, of what comes before index `end`. Returns one past the last index in the
+    /// durable state. The caller holds the turn.
+    async fn persist_piece(&self, end: u64) -> io::Result<u64> {
+        if let Some(durable_index) = end.checked_sub(1) {
+            let applier = self.applier.clone();
+            let persist = move || applier.persist(durable_index);
+            let persisted = self.blocking.run(persist).await??;
+            let now = persisted.map_or(0, |index| index + 1);
+            self.persisted_end
+                .send_if_modified(|known| std::mem::replace(known, now.max(*known)) < now);
+        }
+        Ok(*self.persisted_end.borrow())
     }
 
     /// Flushes within [`PERSIST_INTERVAL`], or at once when much waits: for a listener, on whose disk nobody waits.
@@ -187,3 +222,6 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,9 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Makes durable what was applied, at positions whose index is at most `durable_index`, and returns the index now durable, if any.
     ///
     /// `durable_index` is how far the log itself is on disk; the durable state must never be ahead of it. It is called about twice a
-    /// second, also when nothing was applied since: room for work that a state machine has left.
+    /// second, also when nothing was applied since: room for work that a state machine has left. It need not do everything at once: the
+    /// node asks again at once while the index moves and more was applied. Where much waits, a state machine should stop after a piece
+    /// that takes a fraction of a second, as who applies may be waiting for [`unpersisted_bytes`](StateMachine::unpersisted_bytes) to fall.
     fn persist(&self, durable_index: u64) -> io::Result<Option<u64>>;
 
     /// About how many bytes are applied but not durable. The node holds back when they grow too many.

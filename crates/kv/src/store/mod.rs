@@ -9,7 +9,7 @@
 //!    │  overlay  revision -> record, not durable yet   (in revision order)         │
 //!    │  view     revision -> record, durable           (a redb read transaction)   │
 //!    └──────────────────────────────────────────────────────────────────────────────┘
-//!                            │ persist (every 100-1000 ms, on a thread of its own)
+//!                            │ persist (every 100-1000 ms, in pieces, on a thread of its own)
 //!                            ▼
 //!    state.redb: records in revision order + notes (position, revision, compacted)
 //! ```
@@ -21,8 +21,8 @@
 //! redb: one append per put, no tree on disk in key order.
 //!
 //! **Writes.** [`apply`] runs committed commands one after the other under the write lock and touches only memory. [`persist`] later moves
-//! a prefix of the overlay to disk, in one transaction with the position that the node needs to go on from there. After a crash the node
-//! applies again from that position; the commands are deterministic, so the same revisions come out.
+//! a prefix of the overlay to disk, a piece at a time, each in one transaction with the position that the node needs to go on from there.
+//! After a crash the node applies again from that position; the commands are deterministic, so the same revisions come out.
 //!
 //! **Reads.** [`range`] finds versions under the read lock and fetches values from disk without it; the view it took along keeps them there.
 //!
@@ -66,7 +66,7 @@ mod watch_stream;
 
 pub use command::{KvCommand, decode_answer, encode_answer};
 pub use error::KvError;
-pub use overlay::OVERLAY_LIMIT_BYTES;
+pub use persist::PIECE_BYTES;
 pub use table::StateFileError;
 pub use txn::is_read_only;
 pub use watch::{
@@ -260,11 +260,10 @@ impl StateMachine for Store {
     fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
         let mut durable = lock(&self.shared.durable);
         let handed_out = lock(&self.shared.hub).handed_out();
-        let target = read(&self.shared.state)
+        let piece = read(&self.shared.state)
             .overlay
-            .newest_checkpoint(durable_index)
-            .cloned();
-        durable.persist(&self.shared.state, target, handed_out)?;
+            .piece(durable_index, PIECE_BYTES);
+        durable.persist(&self.shared.state, piece, handed_out)?;
         self.shared.publish(&durable);
         let notes = &durable.notes;
         Ok(notes.position.as_ref().map(|_| notes.index))

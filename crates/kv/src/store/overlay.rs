@@ -1,4 +1,4 @@
-//! What was applied but is not durable yet: records in revision order, and the positions between which the durable state may stop.
+//! What was applied but is not durable yet: records in revision order, and the positions at which the durable state may stop.
 //!
 //! `apply` appends, `persist` copies a prefix to disk and then drops it. Records of the overlay shadow nothing: a revision is either here
 //! or in the revision table, and moves from one to the other under the state's write lock.
@@ -6,9 +6,6 @@
 use super::record::{Record, Revision};
 use eaves::Position;
 use std::collections::VecDeque;
-
-/// How many bytes the overlay may hold before the node should hold back new commands. `apply` itself never refuses.
-pub const OVERLAY_LIMIT_BYTES: usize = 64 << 20;
 
 /// What a checkpoint costs beyond its position's bytes, about.
 const CHECKPOINT_OVERHEAD_BYTES: usize = 96;
@@ -35,8 +32,26 @@ pub struct Checkpoint {
 #[derive(Debug, Default)]
 pub struct Overlay {
     chunks: VecDeque<Chunk>,
-    checkpoints: VecDeque<Checkpoint>,
+    checkpoints: VecDeque<Mark>,
     bytes: usize,
+    /// Bytes of all that was ever here and left.
+    left_bytes: u64,
+}
+
+/// A checkpoint, and how many bytes up to its end were ever here.
+#[derive(Debug)]
+struct Mark {
+    checkpoint: Checkpoint,
+    end_bytes: u64,
+}
+
+/// What may become durable in one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its end.
+    pub target: Checkpoint,
+    /// Whether nothing is left that may become durable now.
+    pub is_last: bool,
 }
 
 /// Records in one piece of memory.
@@ -54,7 +69,7 @@ struct Chunk {
 pub struct Taken {
     _chunks: Vec<Chunk>,
     _records: Vec<Record>,
-    _checkpoints: Vec<Checkpoint>,
+    _checkpoints: Vec<Mark>,
 }
 
 impl Overlay {
@@ -85,11 +100,14 @@ impl Overlay {
         assert!(
             self.checkpoints
                 .back()
-                .is_none_or(|last| last.index <= checkpoint.index),
+                .is_none_or(|last| last.checkpoint.index <= checkpoint.index),
             "checkpoints come in log order"
         );
         self.bytes += checkpoint_bytes(&checkpoint);
-        self.checkpoints.push_back(checkpoint);
+        self.checkpoints.push_back(Mark {
+            checkpoint,
+            end_bytes: self.left_bytes + self.bytes as u64,
+        });
     }
 
     /// The record of a revision, if it is here.
@@ -122,16 +140,26 @@ impl Overlay {
         })
     }
 
-    /// The newest checkpoint with an index of at most `index`.
-    pub fn newest_checkpoint(&self, index: u64) -> Option<&Checkpoint> {
-        let after = self
+    /// The oldest records, as far as an index of at most `index` and about `max_bytes`, but at least those of one call of `apply`.
+    pub fn piece(&self, index: u64, max_bytes: usize) -> Option<Piece> {
+        let allowed = self
             .checkpoints
-            .partition_point(|checkpoint| checkpoint.index <= index);
-        self.checkpoints.get(after.checked_sub(1)?)
+            .partition_point(|mark| mark.checkpoint.index <= index);
+        let end_bytes = self.left_bytes + max_bytes as u64;
+        let small = self
+            .checkpoints
+            .partition_point(|mark| mark.end_bytes <= end_bytes);
+        let taken = allowed.min(small.max(1));
+        let last = self.checkpoints.get(taken.checked_sub(1)?)?;
+        Some(Piece {
+            target: last.checkpoint.clone(),
+            is_last: taken == allowed,
+        })
     }
 
     /// Takes out everything up to a checkpoint that is durable now.
     pub fn take_through(&mut self, durable: &Checkpoint) -> Taken {
+        let before_bytes = self.bytes;
         let whole = self
             .chunks
             .partition_point(|chunk| chunk.last().main <= durable.revision);
@@ -148,10 +176,12 @@ impl Overlay {
         }
         let passed = self
             .checkpoints
-            .partition_point(|checkpoint| checkpoint.index <= durable.index);
-        let checkpoints: Vec<Checkpoint> = self.checkpoints.drain(..passed).collect();
+            .partition_point(|mark| mark.checkpoint.index <= durable.index);
+        let checkpoints: Vec<Mark> = self.checkpoints.drain(..passed).collect();
         self.bytes -= chunks.iter().map(|chunk| chunk.bytes).sum::<usize>();
-        self.bytes -= checkpoints.iter().map(checkpoint_bytes).sum::<usize>();
+        let noted = checkpoints.iter().map(|mark| &mark.checkpoint);
+        self.bytes -= noted.map(checkpoint_bytes).sum::<usize>();
+        self.left_bytes += (before_bytes - self.bytes) as u64;
         Taken {
             _chunks: chunks,
             _records: records,
@@ -208,10 +238,41 @@ mod tests {
         overlay
     }
 
+    /// The newest checkpoint with an index of at most `index`.
+    fn allowed(overlay: &Overlay, index: u64) -> Option<Checkpoint> {
+        let piece = overlay.piece(index, usize::MAX >> 1)?;
+        assert!(piece.is_last);
+        Some(piece.target)
+    }
+
+    #[test]
+    fn a_piece_ends_where_it_is_large_enough_and_holds_something() {
+        let one = record(1, 0).memory_bytes() + checkpoint_bytes(&checkpoint(1, 1));
+        let mut overlay = Overlay::default();
+        for main in 1..=6 {
+            overlay.push(record(main, 0));
+            overlay.checkpoint(checkpoint(main as u64, main));
+        }
+        let piece = |overlay: &Overlay, index, bytes| {
+            let piece = overlay.piece(index, bytes)?;
+            Some((piece.target.index, piece.is_last))
+        };
+        assert_eq!(piece(&overlay, 0, one), None);
+        assert_eq!(piece(&overlay, 6, 0), Some((1, false)));
+        assert_eq!(piece(&overlay, 6, 3 * one - 1), Some((2, false)));
+        assert_eq!(piece(&overlay, 6, 3 * one), Some((3, false)));
+        assert_eq!(piece(&overlay, 3, 3 * one), Some((3, true)));
+        assert_eq!(piece(&overlay, 2, 3 * one), Some((2, true)));
+        overlay.take_through(&checkpoint(3, 3));
+        assert_eq!(piece(&overlay, 6, 2 * one), Some((5, false)));
+        overlay.take_through(&checkpoint(5, 5));
+        assert_eq!(piece(&overlay, 6, 2 * one), Some((6, true)));
+    }
+
     #[test]
     fn only_ends_of_apply_calls_may_become_durable() {
         let overlay = sample();
-        let revision_at = |index| overlay.newest_checkpoint(index).map(|c| c.revision);
+        let revision_at = |index| allowed(&overlay, index).map(|c| c.revision);
         assert_eq!(
             [9, 10, 11, 12, 99].map(revision_at),
             [None, Some(3), Some(3), Some(4), Some(4)]
@@ -221,15 +282,15 @@ mod tests {
     #[test]
     fn what_is_durable_leaves_and_the_rest_stays() {
         let mut overlay = sample();
-        let durable = overlay.newest_checkpoint(11).unwrap().clone();
+        let durable = allowed(&overlay, 11).unwrap();
         overlay.take_through(&durable);
         assert_eq!(overlay.get(Revision { main: 3, sub: 1 }), None);
         assert_eq!(
             overlay.get(Revision { main: 4, sub: 0 }),
             Some(&record(4, 0))
         );
-        assert_eq!(overlay.newest_checkpoint(11), None);
-        let durable = overlay.newest_checkpoint(12).unwrap().clone();
+        assert_eq!(allowed(&overlay, 11), None);
+        let durable = allowed(&overlay, 12).unwrap();
         overlay.take_through(&durable);
         assert_eq!((overlay.bytes(), overlay.first_revision()), (0, None));
     }

@@ -1,12 +1,15 @@
 //! Making durable what was applied, and opening what is durable.
 //!
-//! One persist is one redb transaction: the overlay's records up to the newest position that the log allows, the notes of that position,
-//! and a piece of the scrub. Neither `apply` nor a read waits for it: the records are copied out of the overlay in short steps before, and
-//! dropped from it in one short step after.
+//! One persist is one redb transaction: the overlay's oldest records, up to a position that the log allows, the notes of that position,
+//! and, when nothing is left after it, a piece of the scrub. Neither `apply` nor a read waits for it: the records are copied out of the
+//! overlay in short steps before, and dropped from it in one short step after.
+//!
+//! No transaction has more than about [`PIECE_BYTES`], however much waits: whoever applies waits for room in the overlay, and on a slow
+//! disk room must come in steps of fractions of a second, not when all is done.
 
 use super::compaction::Scrub;
 use super::index::{Index, IndexBuilder};
-use super::overlay::{Checkpoint, Overlay};
+use super::overlay::{Overlay, Piece};
 use super::range::State;
 use super::record::{Record, Revision};
 use super::table::{Notes, Scan, StateFile, StateFileError, View, row_bytes};
@@ -15,6 +18,10 @@ use std::sync::{Arc, RwLock};
 
 /// Records copied out of the overlay while the state's lock is held once: some ten microseconds.
 const RECORDS_PER_LOCK: usize = 256;
+
+/// Bytes of records, as the overlay counts them, that become durable in one transaction: a quarter of a second's work of a disk that
+/// writes 4 MiB a second. What one call of `apply` has added is never divided, so this and one such call is the most.
+pub const PIECE_BYTES: usize = 1 << 20;
 
 /// The durable side of a store. Whoever persists, or replaces the state, holds it.
 pub struct Durable {
@@ -47,13 +54,14 @@ impl Durable {
         }
     }
 
-    /// Persists `target` and everything before it, if given, and a piece of the scrub.
+    /// Persists `piece`, if given, and, when nothing is left that may become durable, a part of the scrub: a scrub in each of many
+    /// pieces would make them long again.
     ///
     /// Records below `watched_revision` have been handed to the watchers; only what lies before may be scrubbed.
     pub fn persist(
         &mut self,
         state: &RwLock<State>,
-        target: Option<Checkpoint>,
+        piece: Option<Piece>,
         watched_revision: i64,
     ) -> Result<(), StateFileError> {
         if self.is_replaced {
@@ -63,7 +71,10 @@ impl Durable {
             });
         }
         let compact_revision = self.notes.compact_revision;
-        let scrubs = compact_revision <= watched_revision && self.scrub.has_work(compact_revision);
+        let scrubs = piece.as_ref().is_none_or(|piece| piece.is_last)
+            && compact_revision <= watched_revision
+            && self.scrub.has_work(compact_revision);
+        let target = piece.map(|piece| piece.target);
         if target.is_none() && !scrubs {
             return Ok(());
         }

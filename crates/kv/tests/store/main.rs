@@ -3,6 +3,7 @@
 mod damage;
 mod harness;
 mod model;
+mod pieces;
 mod power_loss;
 mod random;
 mod semantics;

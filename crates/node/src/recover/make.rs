@@ -31,9 +31,6 @@ use std::sync::Arc;
 /// Says that a directory is not whole.
 const UNFINISHED: &str = "recovering";
 
-/// How often the state machine is asked to make its state durable; each time it must get somewhere.
-const MAX_PERSISTS: usize = 8;
-
 /// Refuses a directory whose making was interrupted. [`crate::Node::start`] does, too; who opens a state machine before that asks first,
 /// since its files may be there in part.
 pub fn check_whole(dir: &Path) -> Result<(), IdentityError> {
@@ -229,20 +226,32 @@ fn begin(
     log.save_hard_state(Bytes::from(vote.encode_to_vec()))
         .map_err(io::Error::other)?;
     flush(&log)?;
+    let end = first.id().index;
     apply_rest(&log, &applier, |applier| {
         match applier.unpersisted_bytes() > UNPERSISTED_MAX_BYTES {
-            true => applier.persist(first.id().index).map(|_| ()),
+            true => persist_all(applier, end),
             false => Ok(()),
         }
     })?;
-    for _ in 0..MAX_PERSISTS {
-        if applier.persist(first.id().index)? == Some(first.id().index) {
+    persist_all(&applier, end)?;
+    match applier.persist(end)? == Some(end) {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "the state machine does not make its state durable",
+        )),
+    }
+}
+
+/// Makes durable what is applied up to index `end`, piece by piece, until the state machine gets no further.
+fn persist_all(applier: &Applier, end: u64) -> io::Result<()> {
+    let mut before = None;
+    loop {
+        let durable = applier.persist(end)?;
+        if durable == before || durable == Some(end) {
             return Ok(());
         }
+        before = durable;
     }
-    Err(io::Error::other(
-        "the state machine does not make its state durable",
-    ))
 }
 
 fn flush(log: &Log) -> io::Result<()> {

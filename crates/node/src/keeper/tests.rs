@@ -1,0 +1,155 @@
+//! The keeper over a state machine that makes one entry durable at a time, as slowly as one likes.
+
+use super::*;
+use crate::dir::Dir;
+use crate::state_machine::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
+use bytes::Bytes;
+use eaves_log::sim::SimDisk;
+use eaves_log::{Frame, Kind, Log, LogId, Options};
+use std::collections::VecDeque;
+use std::path::Path;
+
+/// What one entry of the tests says that it weighs.
+const WEIGHT: usize = 8 << 20;
+
+/// Entries that are just not too many.
+const FITTING: u64 = (UNPERSISTED_MAX_BYTES / WEIGHT) as u64;
+
+/// What one piece takes, in virtual time.
+const LATENCY: Duration = Duration::from_secs(1);
+
+/// A state machine that has applied entries and not made them durable yet.
+#[derive(Default)]
+struct Slow {
+    waiting: Mutex<VecDeque<u64>>,
+    durable: Mutex<Option<u64>>,
+}
+
+impl StateMachine for Slow {
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    fn apply(&self, commands: &[Command], index: u64, _: Position) -> io::Result<Vec<Bytes>> {
+        self.waiting.lock().unwrap().push_back(index);
+        Ok(vec![Bytes::new(); commands.len()])
+    }
+
+    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
+        let mut waiting = self.waiting.lock().unwrap();
+        let mut durable = self.durable.lock().unwrap();
+        if waiting.front().is_some_and(|index| *index <= durable_index) {
+            *durable = waiting.pop_front();
+        }
+        Ok(*durable)
+    }
+
+    fn unpersisted_bytes(&self) -> usize {
+        self.waiting.lock().unwrap().len() * WEIGHT
+    }
+
+    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
+        unreachable!("nobody asks for a snapshot here")
+    }
+
+    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        unreachable!("nobody installs one here")
+    }
+}
+
+struct Bench {
+    machine: Arc<Slow>,
+    flusher: Arc<Flusher>,
+    keeper: Arc<Keeper>,
+}
+
+impl Bench {
+    /// A keeper whose state machine has applied that many entries, of which the log has so many durably.
+    async fn new(applied: u64, durable: u64) -> Bench {
+        let disk = Arc::new(SimDisk::new());
+        let (log, _) = Log::open(disk.clone(), Path::new("/log"), Options::default()).unwrap();
+        let blocking = Blocking::Inline(LATENCY);
+        let flusher = Flusher::start(log, blocking).unwrap();
+        let machine = Arc::new(Slow::default());
+        let applier = Applier::open(machine.clone(), Dir::new(disk, "/")).unwrap();
+        let keeper = Keeper::new(flusher.clone(), applier.clone(), u64::MAX, blocking);
+        let frames: Vec<Frame> = (0..applied)
+            .map(|index| Frame::encode(LogId::new(1, index), Kind::Normal, b"change"))
+            .collect();
+        let (early, late) = frames.split_at(durable as usize);
+        let ticket = flusher.log().append(early).unwrap();
+        flusher.durable(ticket).await.unwrap();
+        if !late.is_empty() {
+            flusher.log().append(late).unwrap();
+        }
+        for frame in &frames {
+            applier.apply(std::slice::from_ref(frame)).unwrap();
+        }
+        Bench {
+            machine,
+            flusher,
+            keeper,
+        }
+    }
+
+    /// Entries that are in the durable state.
+    fn persisted(&self) -> u64 {
+        self.machine
+            .durable
+            .lock()
+            .unwrap()
+            .map_or(0, |last| last + 1)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_applied_becomes_durable_however_many_pieces_it_takes() {
+    let bench = Bench::new(5, 5).await;
+    bench.keeper.persist_applied().await.unwrap();
+    assert_eq!(bench.persisted(), 5);
+    assert_eq!(*bench.keeper.persisted_end.borrow(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_room_goes_on_as_soon_as_there_is_room() {
+    let bench = Bench::new(FITTING + 2, FITTING + 2).await;
+    bench.keeper.room_to_apply().await.unwrap();
+    assert_eq!(bench.persisted(), 2, "no more than it takes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_makes_everything_durable_lets_those_who_wait_for_room_go_on_meanwhile() {
+    let bench = Bench::new(FITTING + 4, FITTING + 4).await;
+    let keeper = bench.keeper.clone();
+    let all = tokio::spawn(async move { keeper.persist_applied().await });
+    tokio::task::yield_now().await;
+    bench.keeper.room_to_apply().await.unwrap();
+    let persisted = bench.persisted();
+    assert!(
+        (4..=5).contains(&persisted),
+        "it waited for {persisted} pieces where four make room"
+    );
+    all.await.unwrap().unwrap();
+    assert_eq!(bench.persisted(), FITTING + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn room_comes_from_what_the_log_has_durably_and_waits_for_no_more() {
+    let bench = Bench::new(FITTING + 2, 2).await;
+    let room = tokio::time::timeout(100 * LATENCY, bench.keeper.room_to_apply());
+    room.await.expect("two are durable, and make room").unwrap();
+    assert_eq!(bench.persisted(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_log_lags_behind_room_waits_for_it() {
+    let bench = Bench::new(FITTING + 2, 1).await;
+    let mut room = std::pin::pin!(bench.keeper.room_to_apply());
+    let waiting = tokio::time::timeout(100 * LATENCY, &mut room).await;
+    assert!(waiting.is_err(), "the state got ahead of the log");
+    assert_eq!(bench.persisted(), 1);
+    bench.flusher.kick();
+    let room = tokio::time::timeout(100 * LATENCY, room).await;
+    room.expect("the log is durable now").unwrap();
+    assert_eq!(bench.persisted(), 2);
+}

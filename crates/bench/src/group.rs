@@ -18,8 +18,11 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Servers of one program. Dropping the group kills them and removes their data.
 pub struct Group {
+    side: String,
     program: Program,
+    /// Voters first, then listeners.
     members: Vec<Member>,
+    voters: usize,
     directory: TempDir,
 }
 
@@ -27,6 +30,7 @@ pub struct Group {
 pub struct Member {
     name: String,
     client_port: u16,
+    peer_port: u16,
     arguments: Vec<String>,
     server: Option<Server>,
 }
@@ -82,11 +86,14 @@ impl Group {
                     .collect(),
                 name,
                 client_port: client_ports[i],
+                peer_port: peer_ports[i],
                 server: None,
             }
         };
         let mut group = Group {
+            side: program.side.to_owned(),
             program: program.clone(),
+            voters: size,
             members: (0..size).map(member).collect(),
             directory,
         };
@@ -110,9 +117,105 @@ impl Group {
         Ok(())
     }
 
-    /// The side it is in figures.
-    pub fn side(&self) -> &'static str {
-        self.program.side
+    /// The side it is in figures: its program's, unless it was given another.
+    pub fn side(&self) -> &str {
+        &self.side
+    }
+
+    /// The same, as another side.
+    pub fn as_side(mut self, side: &str) -> Group {
+        self.side = side.to_owned();
+        self
+    }
+
+    /// Starts one more listener with these flags, and waits until it is ready. Its place is behind all others.
+    pub async fn add_listener(&mut self, flags: &[&str]) -> Outcome<usize> {
+        let ports = free_ports(2);
+        let name = format!("l{}", self.members.len() - self.voters + 1);
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let pairs = [
+            ("--name", name.clone()),
+            ("--data-dir", self.data_dir(&name).display().to_string()),
+            ("--listen-client-urls", url(ports[0])),
+            ("--listen-peer-urls", url(ports[1])),
+            ("--upstream", self.peer_addresses()),
+        ];
+        let pairs = pairs
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value]);
+        self.members.push(Member {
+            arguments: std::iter::once("listen".to_owned())
+                .chain(pairs)
+                .chain(flags.iter().map(|flag| flag.to_string()))
+                .collect(),
+            name,
+            client_port: ports[0],
+            peer_port: ports[1],
+            server: None,
+        });
+        self.start_all().await?;
+        Ok(self.members.len() - 1)
+    }
+
+    /// Asks all servers to stop, and waits until they have.
+    pub async fn stop(&mut self) {
+        for member in &mut self.members {
+            if let Some(mut server) = member.server.take() {
+                server.signal("TERM");
+                // etcd ends by the signal, so the exit status says nothing.
+                server.wait().await;
+            }
+        }
+    }
+
+    /// Runs a command of the program's command line on the first server.
+    pub async fn command(&self, words: &[&str]) -> Outcome<String> {
+        let mut command = self.program.command();
+        command
+            .args(words)
+            .args(["--endpoints", &self.address(0).to_string()]);
+        let what = words.join(" ");
+        let run = tokio::task::spawn_blocking(move || command.output()).await;
+        let output = run
+            .map_err(|error| error.to_string())
+            .and_then(|output| output.map_err(|error| error.to_string()))
+            .map_err(|error| Failure::failed(format!("cannot run {what}: {error}")))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Failure::failed(format!(
+                "{what}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            ))),
+        }
+    }
+
+    /// What a server's metrics say under this name, all labels together; 0 if they do not have it.
+    pub async fn metric(&self, place: usize, name: &str) -> f64 {
+        let page = get(self.members[place].client_port, "/metrics").await;
+        sum_of(&page, name)
+    }
+
+    /// The name of a server.
+    pub fn name(&self, place: usize) -> &str {
+        &self.members[place].name
+    }
+
+    /// How many servers there are.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Where the voters listen for peers, as a list.
+    pub fn peer_addresses(&self) -> String {
+        let voters = self.members[..self.voters].iter();
+        let addresses: Vec<String> = voters
+            .map(|member| format!("127.0.0.1:{}", member.peer_port))
+            .collect();
+        addresses.join(",")
+    }
+
+    fn data_dir(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Process ids, in the order of the members.
@@ -193,4 +296,29 @@ impl Member {
 pub async fn get(port: u16, path: &'static str) -> String {
     let asked = tokio::task::spawn_blocking(move || page(port, path)).await;
     asked.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// The sum of all samples of one metric.
+fn sum_of(page: &str, name: &str) -> f64 {
+    let samples = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with([' ', '{']))
+        .filter_map(|rest| rest.rsplit_once(' '));
+    samples
+        .filter_map(|(_, value)| value.parse::<f64>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_over_its_labels() {
+        let page = "# TYPE a counter\na{b=\"c d\"} 2\na{b=\"e\"} 3.5\nab 7\n";
+        assert_eq!(sum_of(page, "a"), 5.5);
+        assert_eq!(sum_of(page, "ab"), 7.0);
+        assert_eq!(sum_of(page, "c"), 0.0);
+    }
 }

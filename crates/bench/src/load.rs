@@ -13,6 +13,10 @@ const SETTLE: Duration = Duration::from_millis(1_000);
 /// No answer takes longer, or the run is of no use.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Clients and connections by which a store is filled.
+const FILLERS: u32 = 256;
+const FILLING_CONNECTIONS: u32 = 8;
+
 /// A load.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -43,20 +47,11 @@ impl Load {
             limit: Some(time),
             rate: self.rate,
             key_space: self.keys,
+            in_turn: false,
             endpoints: vec![server.clone()],
             timeout: TIMEOUT,
         };
-        let measured = run_load(&plan).await?;
-        match measured.errors.iter().next() {
-            Some((cause, count)) => Err(Failure::failed(format!(
-                "{server} failed {} requests, {count} of them with: {cause}",
-                measured.failed()
-            ))),
-            None if measured.latencies.count() == 0 => Err(Failure::failed(format!(
-                "{server} answered no request in {time:?}; measure longer"
-            ))),
-            None => Ok(measured),
-        }
+        run(plan).await
     }
 
     /// Puts it on the leader of a group and tells throughput, latencies and processor time per operation.
@@ -84,5 +79,38 @@ impl Load {
             ("others", used.others),
         ];
         Ok(values.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+}
+
+/// Puts every one of `keys` keys, values of so many bytes.
+pub async fn fill(server: Address, keys: u64, value_bytes: usize) -> Outcome {
+    let plan = Plan {
+        operation: Operation::put(value_bytes),
+        clients: FILLERS,
+        connections: FILLING_CONNECTIONS,
+        total: keys,
+        limit: None,
+        rate: None,
+        key_space: keys,
+        in_turn: true,
+        endpoints: vec![server],
+        timeout: TIMEOUT,
+    };
+    run(plan).await.map(drop)
+}
+
+async fn run(plan: Plan) -> Outcome<Measured> {
+    let server = &plan.endpoints[0];
+    let measured = run_load(&plan).await?;
+    match measured.errors.iter().next() {
+        Some((cause, count)) => Err(Failure::failed(format!(
+            "{server} failed {} requests, {count} of them with: {cause}",
+            measured.failed()
+        ))),
+        None if measured.latencies.count() == 0 => Err(Failure::failed(format!(
+            "{server} answered no request within {:?}; measure longer",
+            measured.elapsed
+        ))),
+        None => Ok(measured),
     }
 }

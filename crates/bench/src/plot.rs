@@ -5,7 +5,7 @@
 //! a coordinate system of their own.
 
 use crate::figures::{Figure, Plotted};
-use crate::report::number;
+use crate::report::{count, number};
 use crate::results::Results;
 use crate::statistics::{Spread, spread};
 use std::fmt::Write;
@@ -173,7 +173,7 @@ impl<'a> Panel<'a> {
         let at = |x: f64| LEFT + 10.0 + width * across.place(x);
         let cases = || self.cases.iter().filter_map(|(_, x)| *x);
         for x in cases() {
-            label(at(x), &[number(x)], text);
+            label(at(x), &[count(x as u64)], text);
         }
         for (number, (_, spreads)) in self.sides.iter().enumerate() {
             let points: Vec<(f64, Spread)> = cases()

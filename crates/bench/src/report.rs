@@ -177,6 +177,11 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// A whole number, with commas.
+pub fn count(value: u64) -> String {
+    thousands(&value.to_string())
+}
+
 fn thousands(digits: &str) -> String {
     let (sign, digits) = match digits.strip_prefix('-') {
         Some(rest) => ("-", rest),

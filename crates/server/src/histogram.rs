@@ -45,6 +45,12 @@ impl Histogram {
         self.total
     }
 
+    /// How many are longer than `bound`, to within its bucket.
+    pub fn above(&self, bound: Duration) -> u64 {
+        let ns = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        self.counts[bucket_of(ns) + 1..].iter().sum()
+    }
+
     /// The longest, exactly.
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max_ns)
@@ -136,6 +142,8 @@ mod tests {
             Duration::from_nanos(*values.last().unwrap())
         );
         assert_eq!(histogram.count(), 10_000);
+        assert_eq!(histogram.above(histogram.quantile(500)), 5_000);
+        assert_eq!(histogram.above(histogram.max()), 0);
     }
 
     #[test]

@@ -3,7 +3,13 @@
 //! A figure says what it asks, which metrics its measurements have, what is to be reached and what is plotted; all else about it is in its
 //! `run`, which measures and records.
 
+mod curves;
+mod get;
+mod loads;
 mod put;
+mod restart;
+mod steady;
+mod threads;
 
 use crate::context::{Context, Recorder};
 use eaves_server::failure::Outcome;
@@ -84,7 +90,16 @@ pub struct Plotted {
 }
 
 /// All figures, in the order in which they are measured.
-pub const ALL: &[&Figure] = &[&put::FIGURE];
+pub const ALL: &[&Figure] = &[
+    &put::FIGURE,
+    &get::FIGURE,
+    &steady::FIGURE,
+    &restart::FIGURE,
+    &curves::BY_CLIENTS,
+    &curves::BY_VALUES,
+    &curves::BY_KEYS,
+    &threads::FIGURE,
+];
 
 impl Bound {
     /// Whether a value is within it.

@@ -1,15 +1,11 @@
 //! Puts: throughput, latency, and what they cost the servers, beside etcd.
 
-use super::{Bound, Figure, Metric, Plotted, Running, Target, beside};
+use super::loads::{self, SIDES};
+use super::{Bound, Figure, Running, Target, beside};
 use crate::context::{Context, Recorder};
-use crate::group::Group;
-use crate::load::Load;
-use eaves_server::bench::Operation;
 use eaves_server::failure::Outcome;
 use std::time::Duration;
 
-const VALUE_BYTES: usize = 256;
-const KEYS: u64 = 100_000;
 const TIME: Duration = Duration::from_secs(8);
 /// Before the first measurement: files are made, caches and windows grow.
 const WARM_UP: Duration = Duration::from_secs(4);
@@ -23,74 +19,16 @@ const CASES: &[(&str, u32, u32)] = &[
     ("1,024 clients on 16 connections", 1_024, 16),
 ];
 
-/// What every load on a group tells.
-pub(super) const METRICS: &[Metric] = &[
-    Metric {
-        name: "throughput",
-        title: "per second",
-        unit: "",
-    },
-    Metric {
-        name: "server_cpu",
-        title: "server CPU per operation, all three",
-        unit: "us",
-    },
-    Metric {
-        name: "leader_cpu",
-        title: "of it the leader's",
-        unit: "us",
-    },
-    Metric {
-        name: "client_cpu",
-        title: "load generator's CPU per operation",
-        unit: "us",
-    },
-    Metric {
-        name: "p50",
-        title: "latency, median",
-        unit: "ms",
-    },
-    Metric {
-        name: "p99",
-        title: "latency, p99",
-        unit: "ms",
-    },
-    Metric {
-        name: "others",
-        title: "processors busy with other things",
-        unit: "",
-    },
-];
-
-const SIDES: [&str; 2] = ["eaves", "etcd"];
-
 /// The figure.
 pub const FIGURE: Figure = Figure {
     name: "put",
     title: "Puts, beside etcd",
     about: "Three voters, three members; values of 256 bytes, 100,000 keys, all clients at the leader, each with one put under way. \
             CPU is user and system time of the three server processes until a second after the load, divided by the puts done.",
-    metrics: METRICS,
+    metrics: loads::METRICS,
     beside: Some("etcd"),
     targets: TARGETS,
-    plotted: &[
-        Plotted {
-            metric: "throughput",
-            logarithmic: false,
-        },
-        Plotted {
-            metric: "server_cpu",
-            logarithmic: true,
-        },
-        Plotted {
-            metric: "p50",
-            logarithmic: true,
-        },
-        Plotted {
-            metric: "p99",
-            logarithmic: true,
-        },
-    ],
+    plotted: loads::PLOTTED,
     run,
 };
 
@@ -151,44 +89,15 @@ fn run<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> {
 }
 
 async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
-    let groups = groups(context).await?;
-    let load = |clients, connections| Load {
-        operation: Operation::put(VALUE_BYTES),
-        clients,
-        connections,
-        keys: KEYS,
-        rate: None,
-    };
+    let groups = loads::groups(context, 3, &[]).await?;
     for group in &groups {
-        let leader = group.leader().await?;
-        load(64, 8)
-            .drive(group.address(leader), context.time(WARM_UP))
-            .await?;
+        let leader = group.address(group.leader().await?);
+        let time = context.time(WARM_UP);
+        loads::puts(64, 8).drive(leader, time).await?;
     }
     for (case, clients, connections) in CASES.iter().filter(|(case, ..)| context.wants(case)) {
-        for round in 1..=context.rounds {
-            for group in &groups {
-                let values = load(*clients, *connections)
-                    .measure(group, context.time(TIME))
-                    .await?;
-                recorder.add(case, None, group.side(), round, values);
-            }
-        }
+        let load = loads::puts(*clients, *connections);
+        loads::in_turn(context, recorder, &groups, (case, None), &load, TIME).await?;
     }
     Ok(())
-}
-
-/// Three servers of each program that there is.
-pub(super) async fn groups(context: &Context) -> Outcome<Vec<Group>> {
-    let mut groups = Vec::new();
-    for program in [
-        Some(&context.programs.eaves),
-        context.programs.etcd.as_ref(),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        groups.push(Group::start(program, 3, &context.data, &[]).await?);
-    }
-    Ok(groups)
 }

@@ -82,13 +82,13 @@ struct Load {
 }
 
 /// One client: claims a request, waits until it is due, sends it, waits for the answer, and so on until none is left.
-async fn client(load: Arc<Load>, link: Arc<Link>, number: u64) {
-    let mut random = SmallRng::seed_from_u64(number);
+async fn client(load: Arc<Load>, link: Arc<Link>, seed: u64) {
+    let mut random = SmallRng::seed_from_u64(seed);
     let (mut generation, mut connection) = link.current().await;
-    while let Some(began) = load.claim().await {
+    while let Some((number, began)) = load.claim().await {
         let answer = timeout(
             load.plan.timeout,
-            connection.call(&link.method, load.plan.request(&mut random)),
+            connection.call(&link.method, load.plan.request(number, &mut random)),
         )
         .await;
         let answer =
@@ -102,8 +102,8 @@ async fn client(load: Arc<Load>, link: Arc<Link>, number: u64) {
 }
 
 impl Load {
-    /// The moment the next request counts from, once it is due; `None` when no request is left.
-    async fn claim(&self) -> Option<Instant> {
+    /// The next request's number and the moment it counts from, once it is due; `None` when no request is left.
+    async fn claim(&self) -> Option<(u64, Instant)> {
         let number = self.claimed.fetch_add(1, Ordering::Relaxed);
         if number >= self.plan.total || self.is_over() {
             return None;
@@ -111,9 +111,9 @@ impl Load {
         match (&self.permits, self.plan.rate) {
             (Some(permits), Some(rate)) => {
                 permits.acquire().await.ok()?.forget();
-                Some(self.start + pacer::due(number, rate))
+                Some((number, self.start + pacer::due(number, rate)))
             }
-            _ => Some(Instant::now()),
+            _ => Some((number, Instant::now())),
         }
     }
 

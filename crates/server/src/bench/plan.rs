@@ -101,6 +101,8 @@ pub struct Plan {
     pub rate: Option<u64>,
     /// Keys to choose from.
     pub key_space: u64,
+    /// The keys one after the other instead of random ones: to fill a store.
+    pub in_turn: bool,
     /// The servers, in turn for each connection.
     pub endpoints: Vec<Address>,
     /// How long an answer may take.
@@ -178,6 +180,7 @@ impl Plan {
             limit: None,
             rate: args.rate,
             key_space: args.key_space,
+            in_turn: false,
             endpoints: args.nodes.addresses()?,
             timeout: args.nodes.timeout()?,
         })
@@ -191,12 +194,13 @@ impl Plan {
         }
     }
 
-    /// A request for a random key, framed for the wire.
-    pub fn request(&self, random: &mut impl Rng) -> Bytes {
-        let key = Bytes::from(format!(
-            "/bench/{:08}",
-            random.random_range(0..self.key_space)
-        ));
+    /// Request `number`, framed for the wire.
+    pub fn request(&self, number: u64, random: &mut impl Rng) -> Bytes {
+        let key = match self.in_turn {
+            true => number % self.key_space,
+            false => random.random_range(0..self.key_space),
+        };
+        let key = Bytes::from(format!("/bench/{key:08}"));
         match &self.operation {
             Operation::Put(value) => frame(&PutRequest {
                 key,
@@ -316,7 +320,7 @@ mod tests {
         let plan = Plan::of_puts(&args).unwrap();
         let mut random = SmallRng::seed_from_u64(1);
         for _ in 0..20 {
-            let request = PutRequest::decode(plan.request(&mut random).slice(5..)).unwrap();
+            let request = PutRequest::decode(plan.request(0, &mut random).slice(5..)).unwrap();
             assert!(
                 request.key == "/bench/00000000" || request.key == "/bench/00000001",
                 "{:?}",
@@ -324,5 +328,25 @@ mod tests {
             );
             assert_eq!(request.value.len(), 300);
         }
+    }
+
+    #[test]
+    fn keys_in_turn_are_all_keys() {
+        let plan = Plan {
+            in_turn: true,
+            ..Plan::of_puts(&PutArgs {
+                common: common(),
+                value_size: 1,
+            })
+            .unwrap()
+        };
+        let mut random = SmallRng::seed_from_u64(1);
+        let mut key = |number| {
+            let request = plan.request(number, &mut random);
+            PutRequest::decode(request.slice(5..)).unwrap().key
+        };
+        assert_eq!(key(0), "/bench/00000000");
+        assert_eq!(key(99), "/bench/00000099");
+        assert_eq!(key(100), "/bench/00000000");
     }
 }

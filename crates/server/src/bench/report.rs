@@ -150,6 +150,7 @@ mod tests {
             limit: None,
             rate: None,
             key_space: 10,
+            in_turn: false,
             endpoints: vec![Address::new("a", 1)],
             timeout: Duration::from_secs(1),
         }

@@ -31,6 +31,7 @@ pub struct Member {
     name: String,
     client_port: u16,
     peer_port: u16,
+    program: Program,
     arguments: Vec<String>,
     server: Option<Server>,
 }
@@ -43,6 +44,12 @@ impl Group {
         data: &Path,
         flags: &[&str],
     ) -> Outcome<Group> {
+        Group::start_of(&vec![program.clone(); size], data, flags).await
+    }
+
+    /// The same, with a program for each server; the last is the one for commands.
+    pub async fn start_of(programs: &[Program], data: &Path, flags: &[&str]) -> Outcome<Group> {
+        let (size, program) = (programs.len(), &programs[programs.len() - 1]);
         let directory = tempfile::Builder::new()
             .prefix("eaves-bench-")
             .tempdir_in(data)
@@ -87,6 +94,7 @@ impl Group {
                 name,
                 client_port: client_ports[i],
                 peer_port: peer_ports[i],
+                program: programs[i].clone(),
                 server: None,
             }
         };
@@ -105,7 +113,7 @@ impl Group {
     pub async fn start_all(&mut self) -> Outcome {
         for member in &mut self.members {
             if member.server.is_none() {
-                let mut command = self.program.command();
+                let mut command = member.program.command();
                 command.args(&member.arguments);
                 let log = self.directory.path().join(format!("{}.log", member.name));
                 member.server = Some(Server::start(&member.name, command, &log));
@@ -130,6 +138,11 @@ impl Group {
 
     /// Starts one more listener with these flags, and waits until it is ready. Its place is behind all others.
     pub async fn add_listener(&mut self, flags: &[&str]) -> Outcome<usize> {
+        self.add_listener_of(&self.program.clone(), flags).await
+    }
+
+    /// The same, of another program.
+    pub async fn add_listener_of(&mut self, program: &Program, flags: &[&str]) -> Outcome<usize> {
         let ports = free_ports(2);
         let name = format!("l{}", self.members.len() - self.voters + 1);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
@@ -151,6 +164,7 @@ impl Group {
             name,
             client_port: ports[0],
             peer_port: ports[1],
+            program: program.clone(),
             server: None,
         });
         self.start_all().await?;
@@ -187,6 +201,38 @@ impl Group {
                 String::from_utf8_lossy(&output.stderr)
             ))),
         }
+    }
+
+    /// Adds listeners one below the other, the first below a voter that does not lead. Gives that voter's place; the listeners follow the
+    /// voters in the order of their depth.
+    pub async fn add_chain(&mut self, depth: usize) -> Outcome<usize> {
+        let leader = self.leader().await?;
+        let root = (0..self.voters).find(|place| *place != leader);
+        let root = root.expect("a group has more than one voter");
+        let mut above = root;
+        for wanted in 1..=depth {
+            let place = self.add_listener(&[]).await?;
+            let (name, upstream) = (self.name(place).to_owned(), self.name(above).to_owned());
+            self.command(&["pin", &name, &upstream]).await?;
+            self.until_depth(place, wanted).await?;
+            above = place;
+        }
+        Ok(root)
+    }
+
+    /// Waits until a listener hangs at this depth.
+    pub async fn until_depth(&self, place: usize, depth: usize) -> Outcome {
+        let deadline = Instant::now() + READY;
+        while self.metric(place, "eaves_tree_depth").await != depth as f64 {
+            if Instant::now() > deadline {
+                return Err(Failure::failed(format!(
+                    "{} does not come to depth {depth}",
+                    self.name(place)
+                )));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// What a server's metrics say under this name, all labels together; 0 if they do not have it.

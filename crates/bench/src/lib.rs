@@ -20,6 +20,9 @@
 //! the library behind the binary `eaves`, with the same profile. `--eaves` takes another binary. Peers are looked for ([`programs`]), and
 //! left out with a note when they are not there.
 //!
+//! Where a hundred listeners are needed they are one process ([`crowd`]): real nodes of the library, each with a log and connections of its
+//! own, on a disk in memory and with a state that only counts. As processes they would be all that two cores can do.
+//!
 //! # What it cannot do
 //!
 //! Clients and servers share the machine. On two cores the load generator takes up to half of them, so throughput says less about a server
@@ -29,6 +32,7 @@
 pub mod circumstances;
 pub mod cli;
 pub mod context;
+pub mod crowd;
 pub mod figures;
 pub mod group;
 pub mod load;
@@ -38,6 +42,7 @@ pub mod programs;
 pub mod report;
 pub mod results;
 pub mod statistics;
+pub mod watchers;
 
 /// As the first word of the command line: be `eaves`.
 pub const EAVES: &str = "eaves";

@@ -9,7 +9,7 @@ use eaves_server::failure::{Failure, Outcome};
 use std::time::Duration;
 
 /// After the load, until processor time is read: what a server puts off belongs to the load, and would be paid by who comes next.
-const SETTLE: Duration = Duration::from_millis(1_000);
+pub const SETTLE: Duration = Duration::from_millis(1_000);
 /// No answer takes longer, or the run is of no use.
 const TIMEOUT: Duration = Duration::from_secs(10);
 

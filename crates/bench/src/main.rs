@@ -7,5 +7,11 @@ fn main() -> ExitCode {
     if words.peek().is_some_and(|word| word == eaves_bench::EAVES) {
         return eaves_server::main(words);
     }
+    if words
+        .peek()
+        .is_some_and(|word| word == eaves_bench::crowd::CROWD)
+    {
+        return eaves_bench::crowd::run(words);
+    }
     eaves_bench::cli::run()
 }

@@ -27,6 +27,17 @@ pub fn written_bytes(process: u32) -> Outcome<u64> {
     number_after(&text, "wchar:").ok_or_else(|| strange(process, "io"))
 }
 
+/// Bytes that a process has sent over the TCP connections that it has, but those of the port `not` on its side: what `ss` says. Nothing
+/// without `ss`, which is in Debian's iproute2.
+pub fn sent_bytes(process: u32, not: u16) -> Option<u64> {
+    let output = std::process::Command::new("ss")
+        .args(["-tinpH"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then(|| sent(&text, process, not))
+}
+
 /// The processes that this one has started and not waited for yet.
 pub fn children() -> Vec<u32> {
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
@@ -152,6 +163,24 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     (fields.len() == 8).then(|| fields.iter().sum::<u64>() - fields[3] - fields[4])
 }
 
+/// Of each connection there is a line with addresses and owner, and then one with counts.
+fn sent(text: &str, process: u32, not: u16) -> u64 {
+    let mut ours = false;
+    let mut sum = 0;
+    for line in text.lines() {
+        if !line.starts_with([' ', '\t']) {
+            let local = line.split_whitespace().nth(3).unwrap_or_default();
+            ours =
+                line.contains(&format!("pid={process},")) && !local.ends_with(&format!(":{not}"));
+        }
+        if ours && let Some((_, rest)) = line.split_once(" bytes_sent:") {
+            let digits = rest.split_whitespace().next().unwrap_or_default();
+            sum += digits.parse().unwrap_or(0);
+        }
+    }
+    sum
+}
+
 fn kibibytes(status: &str, name: &str) -> Option<u64> {
     Some(number_after(status, name)? * 1024)
 }
@@ -180,6 +209,16 @@ mod tests {
         assert_eq!(busy_ticks(stat), Some(67));
         assert_eq!(busy_ticks("cpu  1 2 3"), None);
         assert_eq!(busy_ticks("intr 1"), None);
+    }
+
+    #[test]
+    fn bytes_sent_are_those_of_the_process_and_not_of_the_port() {
+        let text = "ESTAB 0 0 127.0.0.1:100 127.0.0.1:9 users:((\"eaves\",pid=7,fd=3))\n\t cubic bytes_sent:5 bytes_acked:6\n\
+                    ESTAB 0 0 127.0.0.1:200 127.0.0.1:9 users:((\"eaves\",pid=7,fd=4))\n\t cubic bytes_sent:70 x\n\
+                    ESTAB 0 0 127.0.0.1:300 127.0.0.1:9 users:((\"eaves\",pid=77,fd=4))\n\t cubic bytes_sent:900\n";
+        assert_eq!(sent(text, 7, 200), 5);
+        assert_eq!(sent(text, 7, 1), 75);
+        assert_eq!(sent("", 7, 1), 0);
     }
 
     #[test]

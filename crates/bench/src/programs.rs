@@ -34,6 +34,20 @@ impl Program {
         command.args(&self.first);
         command
     }
+
+    /// The same, run by another program, whose words these are.
+    pub fn run_by(&self, words: &[&str]) -> Program {
+        let path = self.path.display().to_string();
+        let first = words[1..].iter().map(|word| word.to_string());
+        Program {
+            first: first
+                .chain([path])
+                .chain(self.first.iter().cloned())
+                .collect(),
+            path: PathBuf::from(words[0]),
+            ..self.clone()
+        }
+    }
 }
 
 impl Programs {

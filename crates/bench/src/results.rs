@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 /// Values by the names of their metrics.
 pub type Values = BTreeMap<String, f64>;
 
+/// Values of these.
+pub fn values<const N: usize>(pairs: [(&str, f64); N]) -> Values {
+    pairs.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
 /// One side, measured once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {

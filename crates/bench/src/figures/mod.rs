@@ -3,8 +3,11 @@
 //! A figure says what it asks, which metrics its measurements have, what is to be reached and what is plotted; all else about it is in its
 //! `run`, which measures and records.
 
+mod budget;
 mod curves;
+mod depth;
 mod get;
+mod listeners;
 mod loads;
 mod put;
 mod restart;
@@ -93,6 +96,9 @@ pub struct Plotted {
 pub const ALL: &[&Figure] = &[
     &put::FIGURE,
     &get::FIGURE,
+    &budget::FIGURE,
+    &listeners::FIGURE,
+    &depth::FIGURE,
     &steady::FIGURE,
     &restart::FIGURE,
     &curves::BY_CLIENTS,

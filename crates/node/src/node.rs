@@ -311,10 +311,13 @@ impl Node {
             let _ = accepting.await;
         }
         // A change of role under way stops at its next pause.
-        let _tenure = self.core.tenure.lock().await;
+        let mut tenure = self.core.tenure.lock().await;
         if let Some(consensus) = self.core.consensus() {
             consensus.stop().await;
         }
+        // Both know the node, and the node knows them: nothing of it would ever be freed.
+        tenure.end().await;
+        self.core.keeper.set_purge(None);
         let _save = self.core.save_turn.lock().await;
         let _turn = self.core.apply_turn.lock().await;
         self.core.flusher.kick();
@@ -328,3 +331,6 @@ impl Node {
         self.core.flusher.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

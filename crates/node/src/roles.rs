@@ -74,6 +74,11 @@ impl Tenure {
             tasks: JoinSet::new(),
         }
     }
+
+    /// Ends what runs because of the role.
+    pub async fn end(&mut self) {
+        self.tasks.shutdown().await;
+    }
 }
 
 /// Starts what belongs to the role that the directory says, and the tree's loop.

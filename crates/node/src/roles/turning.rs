@@ -73,7 +73,7 @@ async fn become_voter(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
     drop(core.apply_turn.lock().await);
     core.step(Step::UpstreamLeft).await;
 
-    tenure.tasks.shutdown().await;
+    tenure.end().await;
     opening::let_log_follow(&core.flusher, &core.applier).await?;
     apply_all(core).await?;
     let ticket = core.flusher.log().append(&[]).map_err(io::Error::other)?;
@@ -92,7 +92,7 @@ async fn become_voter(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
 
 /// A promotion failed before Raft was open: this node was in no quorum, so nothing but its own state is to be put back.
 async fn go_back(core: &Arc<Core>, tenure: &mut Tenure) -> io::Result<()> {
-    tenure.tasks.shutdown().await;
+    tenure.end().await;
     if tenure.identity.is_voter {
         persist(core, tenure, |identity| identity.is_voter = false).await?;
     }
@@ -112,7 +112,7 @@ pub(super) async fn become_listener(
     tenure: &mut Tenure,
     voters: Vec<Member>,
 ) -> io::Result<()> {
-    tenure.tasks.shutdown().await;
+    tenure.end().await;
     if let Some(consensus) = core.consensus() {
         consensus.stop().await;
     }

@@ -47,9 +47,14 @@ impl Differing {
         }
     }
 
+    /// How the log was found to differ.
+    pub fn how(&self) -> Option<String> {
+        self.how.lock().unwrap().clone()
+    }
+
     /// Whether a snapshot may take the log's place.
     pub fn check(&self) -> io::Result<()> {
-        match &*self.how.lock().unwrap() {
+        match self.how() {
             None => Ok(()),
             Some(how) => Err(io::Error::other(format!(
                 "keep the log and take no snapshot over it, since it was found to differ ({how}): an administrator must look; if \

@@ -593,6 +593,45 @@ async fn a_group_of_one_grows_when_the_listener_is_asked() {
     converged(&[&voters1[0], &second, &third], 10).await;
 }
 
+/// B9, B12, S15: what one node of a group of one lacks comes by Raft, a snapshot in place of the log too, when the leader has let go of
+/// what follows it. Nobody else could bring it.
+#[tokio::test]
+async fn who_is_behind_the_log_of_a_group_of_one_joins_it_by_a_snapshot() {
+    let cluster = Cluster::new(2);
+    let mut nodes = Vec::new();
+    for name in ["v1", "v2"] {
+        let mut config = cluster.voter(name);
+        config.log.segment_bytes = 16 << 10;
+        config.log_retention_bytes = 32 << 10;
+        config.snapshot_entries = 50;
+        nodes.push(cluster.start(config).await);
+    }
+    write(&nodes[0].node, 0, 20).await;
+    let lead = leader(&nodes);
+    let (lead, other) = (&nodes[lead], &nodes[1 - lead]);
+    change(lead, demote(&name(other))).await.unwrap();
+    eventually("it listens", async || role(other) == Role::Listener).await;
+    for number in 20..600 {
+        let command = format!("{number:0200}");
+        lead.node.write(command.into()).await.unwrap();
+    }
+    eventually("the log is released", async || {
+        lead.node.log_stats().segments < 9
+    })
+    .await;
+    let mut told = Vec::new();
+    let promoted = other
+        .node
+        .change_role(promote(&name(other)), |line| told.push(line));
+    promoted.await.unwrap();
+    let says = |line: &String| line.ends_with("a snapshot takes its place");
+    assert!(told.iter().any(says), "{told:?}");
+    assert_eq!(voters(lead).len(), 2);
+    write(&other.node, 600, 620).await;
+    converged(&[lead, other], 620).await;
+    assert_eq!(lead.commands(), other.commands());
+}
+
 /// S15: who is far behind is waited for, and told about meanwhile.
 #[tokio::test]
 async fn a_listener_that_is_far_behind_is_waited_for() {

@@ -488,9 +488,17 @@ impl Change<'_> {
                 patience.look(self.run, lag, text, NOT_OURS)?;
             } else if voter_ids(before).count() == 1 {
                 // There is no follower to feed it: what it lacks comes by Raft.
-                return self.check_log(&label, &told).await;
+                if !self.is_prefix(&label, &told).await? {
+                    self.check_replaceable(&label, &told)?;
+                }
+                return Ok(());
             } else if lag <= PROMOTION_LAG_ENTRIES {
-                self.check_log(&label, &told).await?;
+                if !self.is_prefix(&label, &told).await? {
+                    return refused(format!(
+                        "the log of {label} ends before what the leader still holds: they cannot be compared; let {label} catch up from \
+                         the tree, and ask again"
+                    ));
+                }
                 self.run
                     .tell(format!("{label} is {lag} entries behind the leader"));
                 return Ok(());
@@ -502,10 +510,11 @@ impl Change<'_> {
         }
     }
 
-    /// Refuses a listener whose log is not a prefix of this leader's (B12). Raft would not find out: it compares terms and indices only.
-    async fn check_log(&self, label: &str, told: &StandTold) -> Outcome {
+    /// Whether a listener's log is a prefix of this leader's; false if it ends before what the leader still holds. One that differs is
+    /// refused (B12): Raft would not find out, it compares terms and indices only.
+    async fn is_prefix(&self, label: &str, told: &StandTold) -> Outcome<bool> {
         let Some(last) = told.last.map(LogId::from) else {
-            return Ok(());
+            return Ok(true);
         };
         let log = self.core.flusher.log().clone();
         let read = self.core.config.blocking;
@@ -516,16 +525,27 @@ impl Change<'_> {
             Err(error) => return refused(format!("the leader cannot read its log: {error}")),
         };
         match ours {
-            Some(ours) if ours.0 == told.chain => Ok(()),
+            Some(ours) if ours.0 == told.chain => Ok(true),
             Some(ours) => refused(format!(
                 "the log of {label} differs from the leader's at {last} or before (chain {:016x}, the leader has {:016x}); {NOT_OURS}",
                 told.chain, ours.0
             )),
-            None => refused(format!(
-                "the log of {label} ends at {last}, and the leader no longer holds that: they cannot be compared; let {label} catch up \
-                 from the tree, or remove its data directory and let it join anew"
-            )),
+            None => Ok(false),
         }
+    }
+
+    /// Refuses a listener whose log must not be replaced by a snapshot: that nobody can compare it any more is no reason to overwrite what
+    /// was found to differ. All others are as any listener that is so far behind (B9, B12), only that the snapshot comes by Raft.
+    fn check_replaceable(&self, label: &str, told: &StandTold) -> Outcome {
+        if let Some(how) = &told.differs {
+            return refused(format!(
+                "the log of {label} was found to differ ({how}), and ends before what the leader still holds; {NOT_OURS}"
+            ));
+        }
+        self.run.tell(format!(
+            "the log of {label} ends before what the leader still holds: a snapshot takes its place"
+        ));
+        Ok(())
     }
 
     async fn where_it_stands(&self, node: &Target) -> Outcome<StandTold> {

@@ -65,6 +65,9 @@ pub(crate) struct StandTold {
     /// The chain value there (B12).
     #[prost(fixed64, tag = "4")]
     pub chain: u64,
+    /// How its log was found to differ from an upstream's, if it was and nobody has said otherwise since (B12).
+    #[prost(string, optional, tag = "5")]
+    pub differs: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -23,6 +23,7 @@ pub(super) fn stand(core: &Core) -> Told {
         is_voter: core.consensus().is_some(),
         last: end.last.map(LogIdBytes::from),
         chain: end.chain.0,
+        differs: core.differing.how(),
     })
 }
 

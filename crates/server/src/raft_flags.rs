@@ -17,11 +17,11 @@ const DEFAULT_SNAPSHOT_COUNT: u64 = 10_000;
 /// Flags of a voter, and of a listener for the day on which it is promoted; the same in the whole group.
 #[derive(Args, Debug, Clone)]
 pub struct RaftArgs {
-    /// Milliseconds between a leader's heartbeats
+    /// Milliseconds between a leader's heartbeats; at least twice the round trip between voters
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_HEARTBEAT_MS)]
     pub heartbeat_interval: u64,
 
-    /// Milliseconds without a leader before a voter asks for votes
+    /// Milliseconds without a leader before a voter asks for votes; at least five heartbeats
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_ELECTION_MS)]
     pub election_timeout: u64,
 
@@ -70,15 +70,62 @@ fn check_times(heartbeat_ms: u64, election_ms: u64) -> Outcome {
             "--heartbeat-interval: 0 never rests; give at least 1",
         ));
     }
-    if election_ms < heartbeat_ms.saturating_mul(HEARTBEATS_PER_ELECTION) {
-        return Err(Failure::usage(format!(
-            "--election-timeout: {election_ms} is less than {HEARTBEATS_PER_ELECTION} heartbeats of {heartbeat_ms}; raise it or lower --heartbeat-interval"
-        )));
-    }
     if election_ms > MAX_ELECTION_MS {
         return Err(Failure::usage(format!(
-            "--election-timeout: {election_ms} is too long; give at most {MAX_ELECTION_MS}"
+            "--election-timeout: {election_ms} ms is too long to wait for a leader; give at most {MAX_ELECTION_MS}"
+        )));
+    }
+    let longest_ms = MAX_ELECTION_MS / HEARTBEATS_PER_ELECTION;
+    if heartbeat_ms > longest_ms {
+        return Err(Failure::usage(format!(
+            "--heartbeat-interval: {heartbeat_ms} ms is too long to notice a lost leader; give at most {longest_ms}"
+        )));
+    }
+    if election_ms < heartbeat_ms * HEARTBEATS_PER_ELECTION {
+        let shortest_ms = heartbeat_ms * HEARTBEATS_PER_ELECTION;
+        let or_lower = match election_ms / HEARTBEATS_PER_ELECTION {
+            0 => String::new(),
+            fitting_ms => format!(", or --heartbeat-interval at most {fitting_ms}"),
+        };
+        return Err(Failure::usage(format!(
+            "--election-timeout: {election_ms} ms is less than {HEARTBEATS_PER_ELECTION} heartbeats of {heartbeat_ms} ms; give at least {shortest_ms}{or_lower}"
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(heartbeat_ms: u64, election_ms: u64) -> String {
+        check_times(heartbeat_ms, election_ms)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn times_that_do_not_fit_each_other_are_refused_with_ones_that_do() {
+        check_times(DEFAULT_HEARTBEAT_MS, DEFAULT_ELECTION_MS).unwrap();
+        check_times(100, 1000).unwrap();
+        check_times(10_000, 50_000).unwrap();
+        let text = refusal(300, 500);
+        assert!(text.starts_with("--election-timeout: 500 ms"), "{text}");
+        assert!(text.contains("at least 1500"), "{text}");
+        assert!(text.contains("--heartbeat-interval at most 100"), "{text}");
+        check_times(300, 1500).unwrap();
+        check_times(100, 500).unwrap();
+    }
+
+    /// What a refusal advises is never refused itself.
+    #[test]
+    fn times_too_long_for_any_group_are_refused() {
+        let text = refusal(100, 50_001);
+        assert!(text.contains("at most 50000"), "{text}");
+        let text = refusal(u64::MAX, 50_000);
+        assert!(text.starts_with("--heartbeat-interval"), "{text}");
+        assert!(text.contains("at most 10000"), "{text}");
+        assert!(refusal(0, 500).contains("at least 1"));
+        assert!(refusal(1, 4).ends_with("give at least 5"));
+    }
 }

@@ -58,6 +58,7 @@ mod persist;
 mod range;
 mod record;
 mod snapshot;
+mod subscriptions;
 mod table;
 mod txn;
 mod watch;

@@ -3,44 +3,33 @@
 //! One change at a time. It runs in a task of the leader's own, whoever still listens; whoever asks for the same change meanwhile joins
 //! it. Each looks first where things stand and does only what is missing, so that it may be begun again at any time by anybody: after
 //! the asker went away, after a leader died in the middle, after it succeeded.
+//!
+//! `run.rs` is a change as those see it who asked for it, `joining.rs` how a node is brought in, `quorum.rs` what must not be lost by it.
+
+mod joining;
+mod quorum;
+mod run;
+
+pub(crate) use run::Changes;
 
 use super::message::{
-    Ask, ChangeAsk, ChangeKind, ChangeState, ChangeTold, Nothing, StandTold, Target, Told,
+    Ask, ChangeAsk, ChangeKind, ChangeState, ChangeTold, StandTold, Target, Told,
 };
 use super::standing::tell_to_look;
 use super::until_stopped;
 use crate::core::{Core, Up};
 use crate::member::{Member, Membership};
 use crate::message::{Purpose, Reason, Reject, Reply};
-use crate::raft::{ChangeError, Consensus};
+use crate::raft::Consensus;
 use crate::steps::Step;
-use eaves_log::{LogId, ReadError};
-use futures_util::future::join_all;
+use quorum::COMMIT_TIMEOUT;
+use run::{Outcome, Run, Stop, refused};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
-
-/// How far behind the leader a listener may be to be promoted (S15). Raft brings it the rest in a moment; more would have to come from
-/// the leader that the tree can bring at no cost to it.
-pub const PROMOTION_LAG_ENTRIES: u64 = 1_000;
-
-/// How far behind a voter may be to take over leadership: writes wait while it catches up. Under many writes all are further behind than
-/// this all the time; then who has everything that the leader had a [`LOOK_PAUSE`] ago is close enough.
-const TRANSFER_LAG_ENTRIES: u64 = 100;
-
-/// How long a node that is catching up may come no nearer before it is given up.
-const NO_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What to do about a listener whose log is not the group's.
-const NOT_OURS: &str = "its data is damaged or of another history: compare with other nodes, then remove its data directory and let it join anew";
 
 /// How often a node that is catching up is looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often a person is told how far it is.
-const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a node may take to say where it stands.
 const STAND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,163 +37,11 @@ const STAND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node may take to open Raft, or to go back to listening.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long voters may take to be there, and close: under writes one is behind for a moment now and then.
-const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a change of the membership may take to be committed.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long an asker waits for news.
-const NEWS_WAIT: Duration = Duration::from_secs(1);
-
 /// How long a call that waits for news may take, hops included.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often a leader looks for a joint configuration that somebody has left behind.
 const JOINT_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The latest change that this node, as leader, was asked for.
-#[derive(Default)]
-pub(crate) struct Changes(Mutex<Option<Arc<Run>>>);
-
-/// One change being carried out, or carried out.
-struct Run {
-    id: u64,
-    ask: ChangeAsk,
-    news: watch::Sender<News>,
-}
-
-#[derive(Clone, Default)]
-struct News {
-    lines: Vec<String>,
-    end: Option<(ChangeState, String)>,
-    /// The node that this change may make a voter; it must not go back to listening meanwhile.
-    bringing_in: Option<u64>,
-}
-
-/// Why a change stopped early.
-enum Stop {
-    /// It cannot be, and was left, or put back, as it was.
-    Refused(String),
-    /// Who leads or what is committed is not certain: whoever leads looks again.
-    LookAgain(String),
-}
-
-type Outcome<T = ()> = Result<T, Stop>;
-
-fn refused<T>(text: impl Into<String>) -> Outcome<T> {
-    Err(Stop::Refused(text.into()))
-}
-
-impl From<ChangeError> for Stop {
-    fn from(error: ChangeError) -> Stop {
-        match error {
-            ChangeError::LookAgain(text) => Stop::LookAgain(text),
-            ChangeError::Refused(text) => Stop::Refused(text),
-        }
-    }
-}
-
-impl Changes {
-    /// Whether a change under way may make `node` a voter.
-    pub fn is_bringing_in(&self, node: u64) -> bool {
-        let latest = self.0.lock().unwrap();
-        latest.as_ref().is_some_and(|run| {
-            let news = run.news.borrow();
-            news.end.is_none() && news.bringing_in == Some(node)
-        })
-    }
-
-    fn is_idle(&self) -> bool {
-        let latest = self.0.lock().unwrap();
-        latest
-            .as_ref()
-            .is_none_or(|run| run.news.borrow().end.is_some())
-    }
-
-    /// The run that this asker belongs to, and whether it has yet to be started. Another change under way is in the way.
-    fn join(&self, ask: &ChangeAsk, new_id: u64) -> Result<(Arc<Run>, bool), String> {
-        let mut latest = self.0.lock().unwrap();
-        if let Some(run) = &*latest {
-            let is_over = run.news.borrow().end.is_some();
-            if run.is_same(ask) && (!is_over || run.ask.attempt == ask.attempt) {
-                return Ok((run.clone(), false));
-            }
-            if !is_over {
-                return Err(format!(
-                    "another change is under way, {}; wait for its end and ask again",
-                    run.describe()
-                ));
-            }
-        }
-        let run = Arc::new(Run {
-            id: new_id,
-            ask: ask.clone(),
-            news: watch::Sender::default(),
-        });
-        *latest = Some(run.clone());
-        Ok((run, true))
-    }
-}
-
-impl Run {
-    fn is_same(&self, ask: &ChangeAsk) -> bool {
-        let id = |target: &Option<Target>| target.as_ref().map(|target| target.id);
-        (self.ask.kind, id(&self.ask.node), id(&self.ask.replaced))
-            == (ask.kind, id(&ask.node), id(&ask.replaced))
-    }
-
-    fn describe(&self) -> String {
-        let name = |target: &Option<Target>| target.as_ref().map_or(String::new(), Target::label);
-        match self.ask.kind() {
-            ChangeKind::Promote => format!("promote {}", name(&self.ask.node)),
-            ChangeKind::Demote => format!("demote {}", name(&self.ask.node)),
-            ChangeKind::Replace => format!(
-                "replace {} {}",
-                name(&self.ask.replaced),
-                name(&self.ask.node)
-            ),
-            ChangeKind::TransferLeader => format!("transfer-leader {}", name(&self.ask.node)),
-            ChangeKind::Unknown => "one that this version does not know".into(),
-        }
-    }
-
-    fn tell(&self, line: impl Into<String>) {
-        let line = line.into();
-        tracing::info!("{}: {line}", self.describe());
-        self.news.send_modify(|news| news.lines.push(line));
-    }
-
-    fn bring_in(&self, node: Option<u64>) {
-        self.news.send_modify(|news| news.bringing_in = node);
-    }
-
-    fn end(&self, outcome: Outcome<String>) {
-        let end = match outcome {
-            Ok(text) => (ChangeState::Done, text),
-            Err(Stop::Refused(text)) => (ChangeState::Refused, text),
-            Err(Stop::LookAgain(text)) => (ChangeState::GoOn, text),
-        };
-        tracing::info!("{}: {}", self.describe(), end.1);
-        self.news.send_modify(|news| news.end = Some(end));
-    }
-
-    /// What the asker has not seen yet; waits a moment for it.
-    async fn news(&self, ask: &ChangeAsk) -> ChangeTold {
-        let seen = if ask.run == self.id { ask.seen } else { 0 } as usize;
-        let mut news = self.news.subscribe();
-        let is_news = news.wait_for(|news| news.lines.len() > seen || news.end.is_some());
-        let _ = tokio::time::timeout(NEWS_WAIT, is_news).await;
-        let news = self.news.borrow().clone();
-        let (state, text) = news.end.unwrap_or((ChangeState::Running, String::new()));
-        ChangeTold {
-            run: self.id,
-            lines: news.lines.into_iter().skip(seen).collect(),
-            state: state as i32,
-            text,
-        }
-    }
-}
 
 impl Target {
     /// What people call it.
@@ -471,162 +308,6 @@ impl Change<'_> {
         result
     }
 
-    async fn wait_until_close(&self, node: &Target, before: &Membership) -> Outcome {
-        let label = node.label();
-        let mut patience = Patience::new();
-        loop {
-            let told = self.where_it_stands(node).await?;
-            if told.is_voter {
-                // It takes part already.
-                return Ok(());
-            }
-            let ours = self.core.committed.get().map_or(0, |id| id.index + 1);
-            let theirs = told.last.map_or(0, |id| id.index() + 1);
-            let lag = ours.abs_diff(theirs);
-            if theirs > ours {
-                let text = format!("{label} is {lag} entries ahead of the leader");
-                patience.look(self.run, lag, text, NOT_OURS)?;
-            } else if voter_ids(before).count() == 1 {
-                // There is no follower to feed it: what it lacks comes by Raft.
-                if !self.is_prefix(&label, &told).await? {
-                    self.check_replaceable(&label, &told)?;
-                }
-                return Ok(());
-            } else if lag <= PROMOTION_LAG_ENTRIES {
-                if !self.is_prefix(&label, &told).await? {
-                    return refused(format!(
-                        "the log of {label} ends before what the leader still holds: they cannot be compared; let {label} catch up from \
-                         the tree, and ask again"
-                    ));
-                }
-                self.run
-                    .tell(format!("{label} is {lag} entries behind the leader"));
-                return Ok(());
-            } else {
-                let text = format!("{label} is {lag} entries behind the leader");
-                patience.look(self.run, lag, text, "ask again when it has caught up")?;
-            }
-            tokio::time::sleep(TELL_INTERVAL).await;
-        }
-    }
-
-    /// Whether a listener's log is a prefix of this leader's; false if it ends before what the leader still holds. One that differs is
-    /// refused (B12): Raft would not find out, it compares terms and indices only.
-    async fn is_prefix(&self, label: &str, told: &StandTold) -> Outcome<bool> {
-        let Some(last) = told.last.map(LogId::from) else {
-            return Ok(true);
-        };
-        let log = self.core.flusher.log().clone();
-        let read = self.core.config.blocking;
-        let ours = match read.run(move || log.chain_at(last.index)).await {
-            Ok(Ok(ours)) => ours,
-            Ok(Err(ReadError::Gone { .. })) => None,
-            Ok(Err(error)) => return refused(format!("the leader cannot read its log: {error}")),
-            Err(error) => return refused(format!("the leader cannot read its log: {error}")),
-        };
-        match ours {
-            Some(ours) if ours.0 == told.chain => Ok(true),
-            Some(ours) => refused(format!(
-                "the log of {label} differs from the leader's at {last} or before (chain {:016x}, the leader has {:016x}); {NOT_OURS}",
-                told.chain, ours.0
-            )),
-            None => Ok(false),
-        }
-    }
-
-    /// Refuses a listener whose log must not be replaced by a snapshot: that nobody can compare it any more is no reason to overwrite what
-    /// was found to differ. All others are as any listener that is so far behind (B9, B12), only that the snapshot comes by Raft.
-    fn check_replaceable(&self, label: &str, told: &StandTold) -> Outcome {
-        if let Some(how) = &told.differs {
-            return refused(format!(
-                "the log of {label} was found to differ ({how}), and ends before what the leader still holds; {NOT_OURS}"
-            ));
-        }
-        self.run.tell(format!(
-            "the log of {label} ends before what the leader still holds: a snapshot takes its place"
-        ));
-        Ok(())
-    }
-
-    async fn where_it_stands(&self, node: &Target) -> Outcome<StandTold> {
-        let ask = Ask::Stand(Nothing {});
-        match ask_stand(self.core, &node.peer_address, ask, STAND_TIMEOUT).await {
-            Ok(told) if told.member.id() == node.id => Ok(told),
-            Ok(_) => refused(another_answers(node)),
-            Err(error) => refused(format!("{} cannot be reached: {error}", node.label())),
-        }
-    }
-
-    async fn join_as_learner(&self, node: &Target) -> Outcome {
-        let label = node.label();
-        let opened = ask_stand(
-            self.core,
-            &node.peer_address,
-            Ask::OpenRaft(Nothing {}),
-            TURN_TIMEOUT,
-        );
-        let told = match opened.await {
-            Ok(told) if told.member.id() == node.id => told,
-            // The address has changed hands since it was asked where it stands. Whoever has it now is told to look, as after any failure.
-            Ok(_) => return refused(another_answers(node)),
-            Err(error) => return refused(format!("{label} did not open Raft: {error}")),
-        };
-        self.run
-            .tell(format!("{label} has left its upstream and opened Raft"));
-        self.core.step(Step::Prepared).await;
-        let member = Member::from(told.member);
-        self.in_time(self.consensus.add_learner(member)).await?;
-        self.run
-            .tell(format!("{label} is a learner: the leader sends it the log"));
-        self.core.step(Step::LearnerAdded).await;
-        self.wait_until_caught_up(node).await?;
-        self.run.tell(format!("{label} has caught up"));
-        self.core.step(Step::CaughtUp).await;
-        Ok(())
-    }
-
-    async fn wait_until_caught_up(&self, node: &Target) -> Outcome {
-        let mut patience = Patience::new();
-        // Mostly it takes a moment, of which there is nothing to tell.
-        patience.told_at = Some(Instant::now());
-        let mut pursuit = Pursuit::default();
-        loop {
-            if !self.consensus.is_leader() {
-                return Err(Stop::LookAgain("the leader has changed".into()));
-            }
-            if pursuit.is_close(self.consensus, node.id) {
-                return Ok(());
-            }
-            pursuit = Pursuit::of(self.consensus);
-            let lag = self.consensus.lag_of(node.id).unwrap_or(u64::MAX);
-            let label = node.label();
-            let text = match lag {
-                u64::MAX => format!("{label} has not answered the leader yet"),
-                lag => format!("{label} is {lag} entries behind the leader"),
-            };
-            patience.look(self.run, lag, text, "it goes back to listening")?;
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    }
-
-    /// (5): nothing of a failed promotion stays behind. If this fails too the node finds out by itself.
-    async fn put_back(&self, node: &Target) {
-        self.run.bring_in(None);
-        self.run
-            .tell(format!("{} goes back to listening", node.label()));
-        if let Err(Stop::Refused(text) | Stop::LookAgain(text)) =
-            self.in_time(self.consensus.remove_learner(node.id)).await
-        {
-            tracing::debug!("remove the learner {}: {text}", node.label());
-        }
-        if let Err(error) = tell_to_look(self.core, &node.peer_address, TURN_TIMEOUT).await {
-            self.run.tell(format!(
-                "{} does not answer ({error}); it finds out by itself when it can",
-                node.label()
-            ));
-        }
-    }
-
     /// Makes `voters` of those who vote in `before`. While this leader waited for a node, another may have led and changed them: its
     /// change must not be undone.
     async fn set_voters(&self, before: &Membership, voters: BTreeSet<u64>) -> Outcome {
@@ -656,235 +337,10 @@ impl Change<'_> {
         self.core.step(Step::Retired).await;
     }
 
-    /// Moves leadership away from this node because it is to leave the group; the next leader goes on.
-    async fn hand_over(&self, before: &Membership, except: &[u64]) -> Outcome<String> {
-        let me = self.core.node_id;
-        let others = before
-            .voters()
-            .filter(|voter| voter.id != me && !except.contains(&voter.id));
-        let leader = self.move_leadership(others.cloned().collect()).await?;
-        self.run.tell(format!("{leader} leads now"));
-        Err(Stop::LookAgain(format!("{leader} leads now")))
-    }
-
-    /// Hands leadership to the best of `candidates`, and returns the name of whoever leads then. A transfer to a voter that cannot take
-    /// over would stop all writes until an election, so it must answer, and be close.
-    async fn move_leadership(&self, candidates: Vec<Member>) -> Outcome<String> {
-        let to = self.successor(&candidates).await?;
-        self.core.step(Step::SuccessorFound).await;
-        self.run.tell(format!("hand leadership to {}", to.name));
-        self.consensus.transfer(to.id).await?;
-        let deadline = Instant::now() + 6 * self.core.config.raft.election_timeout;
-        while Instant::now() < deadline {
-            let view = self.consensus.view();
-            let leader = view.leader.filter(|leader| *leader != self.core.node_id);
-            if let Some(leader) = leader {
-                self.core.step(Step::LeadershipMoved).await;
-                let member = view.membership.members.get(&leader);
-                return Ok(member.map_or(format!("{leader:x}"), |member| member.name.clone()));
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        Err(Stop::LookAgain(format!(
-            "{} has not taken over in time",
-            to.name
-        )))
-    }
-
-    /// The closest of `candidates`, which has a moment to come close.
-    async fn successor<'m>(&self, candidates: &'m [Member]) -> Outcome<&'m Member> {
-        let deadline = Instant::now() + QUORUM_TIMEOUT;
-        let mut pursuit = Pursuit::default();
-        loop {
-            let answering = self.answering(candidates.iter()).await;
-            let closest = candidates
-                .iter()
-                .filter(|member| answering.contains(&member.id))
-                .filter_map(|member| Some((self.consensus.lag_of(member.id)?, member)))
-                .min_by_key(|(lag, _)| *lag);
-            match closest {
-                Some((_, member)) if pursuit.is_close(self.consensus, member.id) => {
-                    return Ok(member);
-                }
-                _ if Instant::now() < deadline => {}
-                Some((lag, member)) => {
-                    return refused(format!(
-                        "leadership stays: {} is {lag} entries behind, and writes would wait for it; ask again when it has caught up",
-                        member.name
-                    ));
-                }
-                None => {
-                    let names = names(candidates.iter());
-                    return refused(format!("leadership stays: {names} cannot be reached"));
-                }
-            }
-            pursuit = Pursuit::of(self.consensus);
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-    }
-
-    /// Refuses voters of whom no majority would be there, and close: without one that is far behind, nothing is committed until it has
-    /// caught up.
-    async fn check_quorum(
-        &self,
-        before: &Membership,
-        voters: &BTreeSet<u64>,
-        known_alive: Option<u64>,
-    ) -> Outcome {
-        let members: Vec<&Member> = before
-            .voters()
-            .filter(|voter| voters.contains(&voter.id))
-            .collect();
-        let deadline = Instant::now() + QUORUM_TIMEOUT;
-        loop {
-            let answering = self.answering(members.iter().copied()).await;
-            let (mut close, far): (BTreeSet<u64>, BTreeSet<u64>) =
-                answering.iter().partition(|id| self.is_close(**id));
-            close.extend(known_alive);
-            if 2 * close.len() > voters.len() {
-                return Ok(());
-            }
-            if Instant::now() < deadline {
-                tokio::time::sleep(LOOK_PAUSE).await;
-                continue;
-            }
-            let named = |is_meant: &dyn Fn(&u64) -> bool| {
-                names(
-                    members
-                        .iter()
-                        .copied()
-                        .filter(|member| is_meant(&member.id)),
-                )
-            };
-            let silent = |id: &u64| !close.contains(id) && !far.contains(id);
-            let mut missing = Vec::new();
-            if members.iter().any(|member| silent(&member.id)) {
-                missing.push(format!("{} cannot be reached", named(&silent)));
-            }
-            if !far.is_empty() {
-                let who = named(&|id| far.contains(id));
-                missing.push(format!("{who} has not caught up with the leader"));
-            }
-            return refused(format!(
-                "the group would lose its quorum: of the {} voters that would be left, {}",
-                voters.len(),
-                missing.join(", and ")
-            ));
-        }
-    }
-
-    fn is_close(&self, voter: u64) -> bool {
-        voter == self.core.node_id
-            || (self.consensus.lag_of(voter)).is_some_and(|lag| lag <= PROMOTION_LAG_ENTRIES)
-    }
-
-    /// Which of these nodes answer right now. This one does.
-    async fn answering<'m>(&self, members: impl Iterator<Item = &'m Member>) -> BTreeSet<u64> {
-        let asked = members.map(async |member| {
-            let is_me = member.id == self.core.node_id;
-            let ask = Ask::Stand(Nothing {});
-            let answers = is_me
-                || ask_stand(self.core, &member.peer_address, ask, STAND_TIMEOUT)
-                    .await
-                    .is_ok_and(|told| told.member.id() == member.id);
-            answers.then_some(member.id)
-        });
-        join_all(asked).await.into_iter().flatten().collect()
-    }
-
-    /// The membership, committed and with one set of voters: what another leader left half way is finished first.
-    async fn settled(&self) -> Outcome<Membership> {
-        let deadline = Instant::now() + COMMIT_TIMEOUT;
-        while Instant::now() < deadline {
-            match self.consensus.committed_membership() {
-                Some(membership) if membership.configs.len() == 1 => return Ok(membership),
-                Some(_) => self.in_time(self.consensus.finish_joint()).await?,
-                None => tokio::time::sleep(LOOK_PAUSE).await,
-            }
-        }
-        Err(Stop::LookAgain(
-            "a change of the membership is not committed yet: is there a quorum?".into(),
-        ))
-    }
-
-    async fn in_time(&self, change: impl Future<Output = Result<(), ChangeError>>) -> Outcome {
-        match tokio::time::timeout(COMMIT_TIMEOUT, change).await {
-            Ok(changed) => changed.map_err(Stop::from),
-            Err(_) => Err(Stop::LookAgain(
-                "the group did not commit it in time: is there a quorum?".into(),
-            )),
-        }
-    }
-
     fn who_votes(&self) -> String {
         let membership = self.consensus.view().membership;
         format!("voters: {}", names(membership.voters()))
     }
-}
-
-/// Where a leader's log ended when it was last looked at whether somebody is close.
-#[derive(Default)]
-struct Pursuit {
-    last_index: Option<u64>,
-}
-
-impl Pursuit {
-    fn of(leader: &Consensus) -> Pursuit {
-        Pursuit {
-            last_index: Some(leader.last_index()),
-        }
-    }
-
-    /// Whether a follower or learner lacks little, or nothing of what the leader had then.
-    fn is_close(&self, leader: &Consensus, id: u64) -> bool {
-        let lacks_little = leader
-            .lag_of(id)
-            .is_some_and(|lag| lag <= TRANSFER_LAG_ENTRIES);
-        let has_come = leader
-            .matched_index(id)
-            .zip(self.last_index)
-            .is_some_and(|(matched, last)| matched >= last);
-        lacks_little || has_come
-    }
-}
-
-/// Bounds the waiting for a node that catches up, and tells how far it is.
-struct Patience {
-    nearest: u64,
-    nearest_at: Instant,
-    told_at: Option<Instant>,
-}
-
-impl Patience {
-    fn new() -> Patience {
-        Patience {
-            nearest: u64::MAX,
-            nearest_at: Instant::now(),
-            told_at: None,
-        }
-    }
-
-    fn look(&mut self, run: &Run, lag: u64, text: String, advice: &str) -> Outcome {
-        if lag < self.nearest {
-            (self.nearest, self.nearest_at) = (lag, Instant::now());
-        }
-        if self.nearest_at.elapsed() > NO_PROGRESS_TIMEOUT {
-            return refused(format!("{text} and comes no nearer; {advice}"));
-        }
-        if self.told_at.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
-            self.told_at = Some(Instant::now());
-            run.tell(text);
-        }
-        Ok(())
-    }
-}
-
-fn another_answers(node: &Target) -> String {
-    format!(
-        "another node than {} answers at {}; look at `eaves tree`",
-        node.label(),
-        node.peer_address
-    )
 }
 
 fn voter_ids(membership: &Membership) -> impl Iterator<Item = u64> {

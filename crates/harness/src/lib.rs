@@ -3,7 +3,7 @@
 //!
 //! [`cluster`] plans and starts the processes, [`process`] is one of them, [`writer`] keeps writing and remembers what was acknowledged,
 //! [`watcher`] keeps watching and reading, [`overload`] asks for far too much, [`zones`] stands between the nodes of different zones, and [`sockets`] knows who is connected
-//! with whom. Which binary is run is the caller's to say: [`Binary`].
+//! with whom, [`recovery`] looks at directories. Which binary is run is the caller's to say: [`Binary`].
 //!
 //! Nothing here depends on how fast anything is. What does not happen fails the test that waits for it, after a time that no machine
 //! takes; data and logs are kept then, and named.
@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod overload;
 pub mod process;
+pub mod recovery;
 pub mod sockets;
 pub mod watcher;
 pub mod writer;

@@ -102,14 +102,14 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end, a node as `adjust` says.
-    pub fn run(self, adjust: Adjust<'_>) -> Outcome {
+    /// Runs the command to its end, as `adjust` says.
+    pub fn run(self, adjust: &dyn Adjust) -> Outcome {
         start_log(self.log_level.as_deref(), self.command.default_log_level())?;
         match self.command {
             Command::Up(args) => block_on(up::run(args)),
             Command::Serve(args) => serve::run(&args, adjust),
             Command::Listen(args) => listen::run(&args, adjust),
-            Command::Recover(args) => recover::run(&args),
+            Command::Recover(args) => recover::run(&args, adjust),
             Command::Tree(args) => block_on(tree::run(args)),
             Command::Why(args) => block_on(why::run(args)),
             Command::WhatIf(args) => block_on(what_if::run(args)),

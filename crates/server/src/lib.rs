@@ -21,19 +21,34 @@ mod tree_view;
 mod up;
 mod usage;
 
+use eaves_log::{Disk, RealDisk};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-/// Has the last word on how a node is run.
-pub type Adjust<'a> = &'a dyn Fn(&mut eaves::Config);
+/// Has the last word on how a node is run, and on what a command writes to: for tests that end processes between two steps.
+pub trait Adjust {
+    /// Changes how a node is run.
+    fn node(&self, _config: &mut eaves::Config) {}
+
+    /// The disk on which `eaves recover` makes directories.
+    fn recovered(&self) -> Arc<dyn Disk> {
+        Arc::new(RealDisk)
+    }
+}
+
+/// Changes nothing.
+struct AsItIs;
+
+impl Adjust for AsItIs {}
 
 /// Does what the words of a command line say, the first of which is the program's name.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    main_adjusted(words, &|_| {})
+    main_adjusted(words, &AsItIs)
 }
 
-/// The same, with nodes run as `adjust` says: for tests that end them between two steps.
-pub fn main_adjusted(words: impl IntoIterator<Item = OsString>, adjust: Adjust<'_>) -> ExitCode {
+/// The same, as `adjust` says.
+pub fn main_adjusted(words: impl IntoIterator<Item = OsString>, adjust: &dyn Adjust) -> ExitCode {
     let cli = match usage::parse(words) {
         Ok(cli) => cli,
         Err(usage::Refusal::Failure(failure)) => return failure.report(),

@@ -9,6 +9,7 @@
 //!
 //! A crash before the last step leaves directories with which no node starts and which are made anew by the same command.
 
+use super::copy::{clear, copy_dir};
 use super::source::{apply_rest, open_log};
 use super::{Origin, RecoverError, Survey};
 use crate::applier::Applier;
@@ -18,18 +19,20 @@ use crate::identity::{Identity, IdentityError};
 use crate::keeper::UNPERSISTED_MAX_BYTES;
 use crate::member::{Member, Membership};
 use crate::raft::VoteBytes;
-use crate::saved;
 use crate::state_machine::StateMachine;
 use bytes::Bytes;
 use eaves_log::{Chain, DirLock, Disk, Frame, Kind, Log, LogId, RealDisk};
 use prost::Message;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Says that a directory is not whole.
-const UNFINISHED: &str = "recovering";
+pub(super) const UNFINISHED: &str = "recovering";
+
+/// The name of that file before it is whole itself.
+const UNFINISHED_NEW: &str = "recovering.tmp";
 
 /// Refuses a directory whose making was interrupted. [`crate::Node::start`] does, too; who opens a state machine before that asks first,
 /// since its files may be there in part.
@@ -65,12 +68,28 @@ impl Survey {
         dirs: &[PathBuf],
         open: impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
     ) -> Result<(u64, u64), RecoverError> {
-        self.make_stepwise(group, dirs, open, |_| Ok(()))
+        self.make_on(Arc::new(RealDisk), group, dirs, open)
     }
 
-    /// [`Survey::make`], asking `before` at every step, whose error is a crash there.
+    /// [`Survey::make`], on another disk than the machine's: that of `open`, too. The directories are looked at past it.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many directories as founders.
+    pub fn make_on(
+        &self,
+        disk: Arc<dyn Disk>,
+        group: &Group,
+        dirs: &[PathBuf],
+        open: impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
+    ) -> Result<(u64, u64), RecoverError> {
+        self.make_stepwise(&disk, group, dirs, open, |_| Ok(()))
+    }
+
+    /// [`Survey::make_on`], asking `before` at every step, whose error is a crash there.
     pub(super) fn make_stepwise(
         &self,
+        disk: &Arc<dyn Disk>,
         group: &Group,
         dirs: &[PathBuf],
         open: impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
@@ -79,20 +98,23 @@ impl Survey {
         self.check(group, dirs)?;
         let first = self.first_entry(group);
         let mut locks = Vec::new();
-        for (dir, founder) in dirs.iter().zip(&group.founders) {
-            let filled = self.fill(dir, founder.id, &first, &open, &mut before);
-            locks.push(filled.map_err(at(dir))?);
+        let targets: Vec<Dir> = (dirs.iter())
+            .map(|dir| Dir::new(disk.clone(), dir))
+            .collect();
+        for (dir, founder) in targets.iter().zip(&group.founders) {
+            let filled = self.fill(disk, dir, founder.id, &first, &open, &mut before);
+            locks.push(filled.map_err(at(dir.path()))?);
         }
-        for (dir, founder) in dirs.iter().zip(&group.founders) {
+        for (dir, founder) in targets.iter().zip(&group.founders) {
             self.name(dir, group.cluster_id, founder, &mut before)
-                .map_err(at(dir))?;
+                .map_err(at(dir.path()))?;
         }
-        for dir in dirs {
+        for dir in &targets {
             let mut release = || -> io::Result<()> {
                 before("release")?;
-                Dir::real(dir).remove(UNFINISHED)
+                dir.remove(UNFINISHED)
             };
-            release().map_err(at(dir))?;
+            release().map_err(at(dir.path()))?;
         }
         let LogId { term, index } = first.id();
         Ok((term, index))
@@ -101,7 +123,8 @@ impl Survey {
     /// Copies the source to `dir`, with `first` at the end of its log and state; gives the directory's lock.
     fn fill(
         &self,
-        dir: &Path,
+        disk: &Arc<dyn Disk>,
+        dir: &Dir,
         node_id: u64,
         first: &Frame,
         open: &impl Fn(&Path) -> io::Result<Arc<dyn StateMachine>>,
@@ -109,29 +132,30 @@ impl Survey {
     ) -> io::Result<DirLock> {
         before("lock")?;
         // Durably: what is made here must not be gone with its directory after a power failure.
-        RealDisk.create_dir_all(dir)?;
-        let lock = DirLock::acquire(&RealDisk, dir).map_err(io::Error::other)?;
+        dir.make()?;
+        let lock = DirLock::acquire(&**disk, dir.path()).map_err(io::Error::other)?;
         // Somebody else may have made something here until now.
-        check_free(dir)?;
+        check_free(dir.path())?;
         before("mark")?;
-        Dir::real(dir).write(UNFINISHED, b"this directory is not whole\n")?;
+        dir.write(UNFINISHED, b"this directory is not whole\n")?;
         before("copy")?;
-        clear(dir)?;
-        copy_dir(&self.chosen().dir, dir, true)?;
+        clear(&**disk, dir.path())?;
+        copy_dir(&**disk, &self.chosen().dir, dir.path())?;
         before("begin")?;
         let vote = VoteBytes {
             term: first.id().term,
             voted_for: node_id,
             committed: false,
         };
-        begin(dir, open(dir)?, self.chosen().chain(), first, vote)?;
+        let machine = open(dir.path())?;
+        begin(disk, dir, machine, self.chosen().chain(), first, vote)?;
         Ok(lock)
     }
 
     /// Says in a filled directory whose it is, and where it comes from.
     fn name(
         &self,
-        dir: &Path,
+        dir: &Dir,
         cluster_id: u64,
         founder: &Founder,
         before: &mut impl FnMut(&'static str) -> io::Result<()>,
@@ -141,7 +165,7 @@ impl Survey {
             cluster_id: self.chosen().cluster_id,
             last: self.chosen().last(),
         };
-        origin.save(&Dir::real(dir))?;
+        origin.save(dir)?;
         before("identify")?;
         let identity = Identity {
             cluster_id: Some(cluster_id),
@@ -151,7 +175,7 @@ impl Survey {
             keep_below: None,
             name: founder.name.clone(),
         };
-        identity.save(&Dir::real(dir)).map_err(io::Error::other)
+        identity.save(dir).map_err(io::Error::other)
     }
 
     /// Refuses what [`Survey::make`] would refuse before it makes anything.
@@ -206,14 +230,15 @@ fn at(dir: &Path) -> impl FnOnce(io::Error) -> RecoverError {
 
 /// Takes over a copied directory: its log and its state end with `first` when this returns, durably.
 fn begin(
-    dir: &Path,
+    disk: &Arc<dyn Disk>,
+    dir: &Dir,
     machine: Arc<dyn StateMachine>,
     chain: Chain,
     first: &Frame,
     vote: VoteBytes,
 ) -> io::Result<()> {
-    let applier = Applier::open(machine, Dir::real(dir))?;
-    let log = open_log(Arc::new(RealDisk), dir, &applier).map_err(io::Error::other)?;
+    let applier = Applier::open(machine, dir.clone())?;
+    let log = open_log(disk.clone(), dir.path(), &applier).map_err(io::Error::other)?;
     flush(&log)?;
     applier.log_follows()?;
     if log.last_chain() != chain {
@@ -268,17 +293,24 @@ fn check_free(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    // An empty lock file is all that an attempt leaves that ended before the directory was marked.
+    // That is all that an attempt leaves which ended before the directory was marked.
+    let unmarked = [eaves_log::LOCK_FILE, UNFINISHED_NEW];
     let mut others = entries.filter(|entry| {
         let name = entry.as_ref().map(fs::DirEntry::file_name);
-        name.map_or(true, |name| name != eaves_log::LOCK_FILE)
+        name.map_or(true, |name| unmarked.iter().all(|other| name != *other))
     });
-    match others.next().is_none() || dir.join(UNFINISHED).exists() {
-        true => Ok(()),
-        false => Err(io::Error::other(
-            "it is not empty; give a directory that is empty or does not exist",
-        )),
+    if others.next().is_none() || dir.join(UNFINISHED).exists() {
+        return Ok(());
     }
+    // Whole: the attempt that made it was interrupted when it released the others, or when it was to say how to start the voters.
+    let advice = match Origin::load(&Dir::real(dir)) {
+        Some(_) => {
+            "it holds a voter that `eaves recover` has made. If that was interrupted, and no voter has been started: remove all directories \
+             that it was to make and run it again. Otherwise give a directory that is empty or does not exist"
+        }
+        None => "it is not empty; give a directory that is empty or does not exist",
+    };
+    Err(io::Error::other(advice))
 }
 
 /// Refuses directories of which one is, or is inside, another: a copy would be copied into itself, and what is left of an interrupted
@@ -320,51 +352,4 @@ fn resolve(dir: &Path) -> io::Result<PathBuf> {
             "its path goes back by `..` from a directory that does not exist; give it without",
         )),
     }
-}
-
-/// Empties a marked directory of what an interrupted attempt left.
-fn clear(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == UNFINISHED || name == eaves_log::LOCK_FILE {
-            continue;
-        }
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
-}
-
-/// Copies files and directories, durably; on top those not that belong to the node whose directory it was.
-/// A source is locked, so nobody changes it meanwhile.
-fn copy_dir(from: &Path, to: &Path, top: bool) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let own = [
-            eaves_log::LOCK_FILE,
-            crate::identity::FILE,
-            saved::FILE,
-            super::origin::FILE,
-            crate::snapshot::DIR_NAME,
-        ];
-        if top && own.iter().any(|own| name == *own) {
-            continue;
-        }
-        let target = to.join(&name);
-        match entry.file_type()?.is_dir() {
-            true => {
-                fs::create_dir_all(&target)?;
-                copy_dir(&entry.path(), &target, false)?;
-            }
-            false => {
-                fs::copy(entry.path(), &target)?;
-                File::open(&target)?.sync_all()?;
-            }
-        }
-    }
-    File::open(to)?.sync_all()
 }

@@ -26,6 +26,7 @@
 //! their number is not known. A group of one voter has no follower and feeds no listener (S1), and there is no way from there to a second
 //! voter but making the group again; so make all voters at once when the new group is to have listeners.
 
+mod copy;
 mod make;
 mod origin;
 mod source;

@@ -10,7 +10,7 @@ use crate::raft::VoteBytes;
 use crate::small_state::{SmallMachine, SmallState};
 use crate::state_machine::StateMachine;
 use bytes::Bytes;
-use eaves_log::{DirLock, Frame, Kind, Log, LogId, Options, RealDisk};
+use eaves_log::{DirLock, Disk, Frame, Kind, Log, LogId, Options, RealDisk};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fs;
@@ -305,7 +305,8 @@ fn a_crash_before_any_step_leaves_nothing_a_node_starts_with_and_the_same_comman
         let survey = survey(&[&l1]).unwrap();
         let mut step = 0;
         let mut last = "";
-        let crashed = survey.make_stepwise(&group, &dirs, open, |name| {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let crashed = survey.make_stepwise(&disk, &group, &dirs, open, |name| {
             last = name;
             step += 1;
             match step > crash_at {

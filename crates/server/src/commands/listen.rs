@@ -32,12 +32,12 @@ pub struct ListenSettings {
 }
 
 /// Runs the listener until it is told to stop.
-pub fn run(args: &ListenArgs, adjust: Adjust<'_>) -> Outcome {
+pub fn run(args: &ListenArgs, adjust: &dyn Adjust) -> Outcome {
     let settings = args.check()?;
     let upstreams = settings.upstream.iter().map(ToString::to_string).collect();
     node_process::run(&settings.node, StartAs::Listener { upstreams }, |config| {
         settings.raft.put_into(config);
-        adjust(config);
+        adjust.node(config);
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Without `--yes` it only says what there is and what would be done.
 
+use crate::Adjust;
 use crate::address::Address;
 use crate::failure::{Failure, Outcome};
 use crate::print::Output;
@@ -9,6 +10,7 @@ use crate::table::{Align, layout};
 use clap::Args;
 use eaves::{Agreement, Group, RecoverError, Source, Stand, StateMachine, Survey};
 use eaves_kv::store::Store;
+use eaves_log::Disk;
 use rand::{RngCore, SeedableRng};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -58,7 +60,7 @@ struct Settings {
 }
 
 /// Prints what there is; with `--yes` makes the new group.
-pub fn run(args: &RecoverArgs) -> Outcome {
+pub fn run(args: &RecoverArgs, adjust: &dyn Adjust) -> Outcome {
     let settings = args.check()?;
     let mut revisions = Vec::new();
     let mut sources = Vec::new();
@@ -85,7 +87,7 @@ pub fn run(args: &RecoverArgs) -> Outcome {
     output.line("")?;
     if settings.yes {
         output.flush()?;
-        let (term, index) = make(&settings, &survey)?;
+        let (term, index) = make(&settings, &survey, adjust.recovered())?;
         let place = format!("goes on with entry {term}-{index}, revision {revision}");
         print_made(&mut output, &settings, &place)?;
     } else {
@@ -191,11 +193,12 @@ fn open(dir: &Path) -> Outcome<(Source, i64)> {
     Ok((source, store.revision()))
 }
 
-fn make(settings: &Settings, survey: &Survey) -> Outcome<(u64, u64)> {
-    let open =
-        |dir: &Path| -> std::io::Result<Arc<dyn StateMachine>> { Ok(Arc::new(Store::open(dir)?)) };
+fn make(settings: &Settings, survey: &Survey, disk: Arc<dyn Disk>) -> Outcome<(u64, u64)> {
+    let open = |dir: &Path| -> std::io::Result<Arc<dyn StateMachine>> {
+        Ok(Arc::new(Store::open_on(disk.clone(), dir)?))
+    };
     survey
-        .make(&settings.group(), &settings.dirs(), open)
+        .make_on(disk.clone(), &settings.group(), &settings.dirs(), open)
         .map_err(failed)
 }
 

@@ -51,7 +51,7 @@ pub struct ServeSettings {
 }
 
 /// Runs the voter until it is told to stop.
-pub fn run(args: &ServeArgs, adjust: Adjust<'_>) -> Outcome {
+pub fn run(args: &ServeArgs, adjust: &dyn Adjust) -> Outcome {
     let settings = args.check()?;
     if !settings.may_make_group {
         check_resumable(&settings.node.data_dir)?;
@@ -64,7 +64,7 @@ pub fn run(args: &ServeArgs, adjust: Adjust<'_>) -> Outcome {
     let group = Group::new(&settings.token, &founders);
     node_process::run(&settings.node, StartAs::Voter { group }, |config| {
         settings.raft.put_into(config);
-        adjust(config);
+        adjust.node(config);
     })
 }
 

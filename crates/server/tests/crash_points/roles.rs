@@ -1,7 +1,7 @@
 //! Changes of role at each of whose points a process dies.
 
-use crate::eaves;
 use crate::points::{after_step, before_operation, clear, set};
+use crate::{Test, eaves};
 use eaves::Step;
 use eaves_harness::Binary;
 use eaves_harness::cluster::{Cluster, leader_of};
@@ -11,10 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::pin::Pin;
 use tempfile::TempDir;
-
-type Test = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
 /// By name.
 pub const TESTS: &[(&str, Test)] = &[

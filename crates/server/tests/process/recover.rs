@@ -3,12 +3,12 @@
 use crate::EAVES;
 use eaves_harness::cluster::{Cluster, Node, leader_of, url};
 use eaves_harness::process::{eventually, free_ports};
+use eaves_harness::recovery::{files, start_command};
 use eaves_harness::writer::Writing;
 use eaves_kv::proto::etcdserverpb::watch_client::WatchClient;
 use eaves_kv::proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request};
 use futures_util::StreamExt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
 /// Writes before the group is lost.
@@ -48,34 +48,11 @@ fn revision_in(text: &str) -> i64 {
     digits.parse().expect("a number")
 }
 
-/// The files of a directory, the lock left out.
-fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).expect("list a directory") {
-        let path = entry.expect("list a directory").path();
-        match path.is_dir() {
-            true => files.extend(content(&path)),
-            false if path.ends_with("LOCK") => {}
-            false => files.push((path.clone(), fs::read(&path).expect("read a file"))),
-        }
-    }
-    files.sort();
-    files
-}
-
 fn kill(cluster: &mut Cluster, is_voter: bool) {
     let nodes = cluster.nodes_mut().iter_mut();
     for node in nodes.filter(|node| node.name.starts_with('v') == is_voter) {
         node.kill();
     }
-}
-
-/// The words of the command that starts voter `name`, as they were printed.
-fn start_command<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
-    let start = format!("  eaves serve --name {name} ");
-    let line = text.lines().find(|line| line.starts_with(&start));
-    let words = line.unwrap_or_else(|| panic!("no command for {name}: {text}"));
-    words.split_whitespace().skip(1).collect()
 }
 
 #[tokio::test]
@@ -118,10 +95,10 @@ async fn three_voters_are_made_of_a_listener_and_nodes_of_the_lost_group_are_ref
 
     // A dry run says which has most, and changes nothing.
     let all = ["--from", &l3, "--from", &l1, "--from", &l2];
-    let before = content(cluster.directory());
+    let before = files(cluster.directory());
     let dry = printed(&recover(&all));
     println!("{dry}");
-    assert_eq!(content(cluster.directory()), before);
+    assert_eq!(files(cluster.directory()), before);
     let row = dry
         .lines()
         .find(|line| line.starts_with(&l3))
@@ -150,7 +127,7 @@ async fn three_voters_are_made_of_a_listener_and_nodes_of_the_lost_group_are_ref
     println!("{made}");
     let revision = revision_in(&made);
     assert_eq!(revision, revision_in(&dry));
-    let still: Vec<_> = content(cluster.directory())
+    let still: Vec<_> = files(cluster.directory())
         .into_iter()
         .filter(|(path, _)| !dirs.iter().any(|dir| path.starts_with(dir)))
         .collect();

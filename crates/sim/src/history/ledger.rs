@@ -3,7 +3,7 @@
 //! Every witness says "at this revision this key became that". They must agree, and that they do is half of what there is to check.
 
 use super::{History, Outcome, Report, Rule, Step, WatchMessage, WatchStream, watches};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What a key became; none is a deletion.
 type Value = Option<String>;
@@ -19,6 +19,8 @@ pub struct Ledger {
     by_value: HashMap<String, (String, i64)>,
     /// Which operation of the history asked for a value to be written.
     asked: HashMap<String, usize>,
+    /// Keys that somebody may have written without being told what became of it.
+    unsure: HashSet<String>,
 }
 
 impl Ledger {
@@ -46,7 +48,11 @@ impl Ledger {
                     format!("ends before it begins: {operation}"),
                 );
             }
+            let is_unsure = matches!(operation.outcome, Outcome::Unknown(_));
             for step in operation.request.steps() {
+                if is_unsure && !matches!(step, Step::Get { .. }) {
+                    self.unsure.insert(step.key().to_owned());
+                }
                 let Some(value) = step.written() else {
                     continue;
                 };
@@ -254,6 +260,13 @@ impl Ledger {
         let revisions = self.by_key.get(key)?;
         let (at, value) = revisions.range(..=revision).next_back()?;
         Some((*at, value))
+    }
+
+    /// The value of a key at a revision, if it is certain that nobody wrote it unseen.
+    pub fn certainly(&self, history: &History, key: &str, revision: i64) -> Option<Option<&str>> {
+        let is_certain = !self.unsure.contains(key) || watches::covers(history, key, revision);
+        let state = || self.state(key, revision);
+        is_certain.then(|| state().and_then(|(_, value)| value.as_deref()))
     }
 
     /// All changes from one revision to another, both included, in their order.

@@ -1,7 +1,7 @@
 //! Every answer is the state at the revision that it names, rebuilt from all writes that anybody knows of.
 
 use super::ledger::Ledger;
-use super::{Found, History, Operation, Report, Rule, watches};
+use super::{Found, History, Operation, Report, Request, Rule, watches};
 
 pub fn check(history: &History, ledger: &Ledger, report: &mut Report) {
     for operation in &history.operations {
@@ -20,7 +20,10 @@ pub fn check(history: &History, ledger: &Ledger, report: &mut Report) {
                 let what = format!("{} was {known:?} at revision {at}: {operation}", step.key());
                 report.add(Rule::StateAtRevision, what);
             }
-            check_compares(operation, step.key(), found, report);
+        }
+        if !may_take_branch(history, ledger, operation, answer.succeeded, at) {
+            let what = format!("took the wrong branch at revision {at}: {operation}");
+            report.add(Rule::StateAtRevision, what);
         }
     }
 }
@@ -43,15 +46,37 @@ fn is_state(
     }
 }
 
-/// The branch that was taken is the one that what was read calls for.
-fn check_compares(operation: &Operation, key: &str, found: Option<&Found>, report: &mut Report) {
-    let Some(answer) = operation.answer() else {
-        return;
+/// Whether a transaction takes this branch in the state that it met at `revision`, as far as that is known.
+fn may_take_branch(
+    history: &History,
+    ledger: &Ledger,
+    operation: &Operation,
+    succeeded: bool,
+    revision: i64,
+) -> bool {
+    let Request::Txn { compares, .. } = &operation.request else {
+        return succeeded;
     };
-    let holds = |expected: &Option<String>| expected.as_ref() == found.map(|found| &found.value);
-    let mut compares = operation.request.compares().iter();
-    if answer.succeeded && compares.any(|one| one.key == key && !holds(&one.expected)) {
-        let what = format!("took the wrong branch: {operation}");
-        report.add(Rule::StateAtRevision, what);
+    // None when it is not known.
+    let mut hold = compares.iter().map(|compare| {
+        let expected = compare.expected.as_deref();
+        let met = match read_before_written(operation, &compare.key) {
+            Some(found) => Some(found),
+            None => ledger.certainly(history, &compare.key, revision),
+        };
+        met.map(|value| value == expected)
+    });
+    match succeeded {
+        true => hold.all(|holds| holds != Some(false)),
+        false => hold.any(|holds| holds != Some(true)),
     }
+}
+
+/// What a request read of a key, if it did: it reads no key that it has written.
+fn read_before_written<'a>(operation: &'a Operation, key: &str) -> Option<Option<&'a str>> {
+    let mut read = operation
+        .done()
+        .filter(|(step, _)| step.written().is_none() && step.key() == key);
+    read.next()
+        .map(|(_, found)| found.map(|found| found.value.as_str()))
 }

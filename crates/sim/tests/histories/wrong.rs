@@ -1,7 +1,7 @@
 //! One history for each way of being wrong, beside a right one that is nearly the same.
 
 use crate::script::*;
-use eaves_sim::history::{Freshness, Request, Rule};
+use eaves_sim::history::{Freshness, Outcome, Request, Rule};
 
 fn two_writes() -> Script {
     Script::default()
@@ -195,6 +195,48 @@ fn a_condition_that_held_has_seen_what_it_expected() {
     };
     held(unknown()).assert_right();
     held(failed()).assert_wrong(Rule::Linearizable);
+}
+
+/// Reads b if a is not as expected, and writes it if it is: what it finds tells nothing about a.
+fn if_a_is(expected: Option<&str>) -> Request {
+    let Request::Txn { compares, .. } = swap("a", expected, "a2") else {
+        unreachable!("a swap is a transaction");
+    };
+    Request::Txn {
+        compares,
+        then: vec![put("b", "b1")],
+        or_else: vec![get("b")],
+    }
+}
+
+#[test]
+fn a_transaction_takes_the_branch_that_its_conditions_call_for() {
+    let taking =
+        |expected, outcome| two_writes().at("v1", (4, 5), if_a_is(Some(expected)), outcome);
+    taking("a2", ok(4, vec![None])).assert_right();
+    taking("a1", otherwise(3, vec![None])).assert_right();
+    taking("a1", ok(4, vec![None])).assert_wrong(Rule::StateAtRevision);
+    taking("a2", otherwise(3, vec![None])).assert_wrong(Rule::StateAtRevision);
+    // Conditions that are none hold.
+    let none = two_writes().at("v1", (4, 5), all(vec![get("a")]), otherwise(3, vec![]));
+    none.assert_wrong(Rule::StateAtRevision);
+}
+
+#[test]
+fn a_branch_is_not_wrong_when_a_write_that_nobody_saw_may_call_for_it() {
+    let taking = |first: Outcome, outcome| {
+        Script::default()
+            .put((0, 1), "a", "a1", first)
+            .at("v1", (2, 3), if_a_is(None), outcome)
+    };
+    taking(unknown(), otherwise(2, vec![None])).assert_right();
+    taking(unknown(), ok(2, vec![None])).assert_right();
+    taking(failed(), otherwise(1, vec![None])).assert_wrong(Rule::StateAtRevision);
+    // A watch that has seen everything up to there has not seen it.
+    let watched = taking(unknown(), otherwise(2, vec![None]))
+        .put((4, 5), "c", "c1", ok(2, vec![None]))
+        .watch(2, vec![(2, vec![vec![event(2, "c", Some("c1"))]])]);
+    watched.assert_wrong(Rule::StateAtRevision);
 }
 
 #[test]

@@ -66,6 +66,10 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     etcd: Option<PathBuf>,
 
+    /// Fail if something that was measured is not reached (how CI keeps the ceiling on instructions)
+    #[arg(long)]
+    enforce: bool,
+
     /// Measure nothing: write plots and tables anew from the raw data in --out
     #[arg(long)]
     render: bool,
@@ -166,12 +170,18 @@ impl Args {
             .enable_all()
             .build()
             .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-        let mut failed = Vec::new();
+        let (mut failed, mut not_reached) = (Vec::new(), Vec::new());
         for figure in wanted {
             match runtime.block_on(unless_interrupted(measure(figure, &context))) {
                 Ok(results) => {
                     results.write(&self.out)?;
                     render(&self.out)?;
+                    let missed = report::missed(figure, &results);
+                    let missed = missed.iter().map(|text| format!("{}: {text}", figure.name));
+                    not_reached.extend(missed);
+                    if self.enforce && results.measurements.is_empty() {
+                        not_reached.push(format!("{}: nothing could be measured", figure.name));
+                    }
                 }
                 Err(Failure::OutputClosed) => return Err(Failure::failed("interrupted")),
                 Err(failure) => {
@@ -180,7 +190,13 @@ impl Args {
                 }
             }
         }
+        for text in &not_reached {
+            eprintln!("eaves-bench: not reached: {text}");
+        }
         match failed[..] {
+            [] if self.enforce && !not_reached.is_empty() => {
+                Err(Failure::failed("what is to be reached is not; see above"))
+            }
             [] => Ok(()),
             _ => Err(Failure::failed(format!(
                 "not measured: {}; the reasons are above",
@@ -201,6 +217,9 @@ async fn measure(figure: &'static Figure, context: &Context) -> Outcome<Results>
             measurements: Vec::new(),
         },
     };
+    if context.quick {
+        recorder.note("amounts are smaller, and times shorter, than the text says");
+    }
     for missing in &context.programs.missing {
         recorder.note(missing);
     }

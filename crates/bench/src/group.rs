@@ -235,7 +235,7 @@ impl Group {
         Ok(())
     }
 
-    /// What a server's metrics say under this name, all labels together; 0 if they do not have it.
+    /// What a server's metrics say under this name, all labels together unless the name has one; 0 if they do not have it.
     pub async fn metric(&self, place: usize, name: &str) -> f64 {
         let page = get(self.members[place].client_port, "/metrics").await;
         sum_of(&page, name)

@@ -84,9 +84,14 @@ impl Load {
 
 /// Puts every one of `keys` keys, values of so many bytes.
 pub async fn fill(server: Address, keys: u64, value_bytes: usize) -> Outcome {
+    fill_by(FILLERS, server, keys, value_bytes).await
+}
+
+/// The same, by so many clients.
+pub async fn fill_by(clients: u32, server: Address, keys: u64, value_bytes: usize) -> Outcome {
     let plan = Plan {
         operation: Operation::put(value_bytes),
-        clients: FILLERS,
+        clients,
         connections: FILLING_CONNECTIONS,
         total: keys,
         limit: None,

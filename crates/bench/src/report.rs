@@ -55,6 +55,26 @@ pub fn summary(figures: &[(&Figure, Option<Results>)]) -> String {
     text
 }
 
+/// What was measured and is not reached, in words. A quick run counts: it has fewer rounds, and no other bounds.
+pub fn missed(figure: &Figure, results: &Results) -> Vec<String> {
+    let missed = figure.targets.iter().filter_map(|target| {
+        let spread = reached(target, results)?;
+        let unit = match target.over {
+            Some(_) => "",
+            None => unit(figure, target.metric),
+        };
+        (!target.bound.holds(spread.median)).then(|| {
+            format!(
+                "{} is {}, and is to be {}",
+                target.what,
+                range(spread, unit),
+                bound(target.bound, unit)
+            )
+        })
+    });
+    missed.collect()
+}
+
 /// `document` with the summary in the place that is marked for it; nothing if there is no such place.
 pub fn include(document: &str, summary: &str) -> Option<String> {
     let (before, rest) = document.split_once(BEGIN)?;
@@ -249,6 +269,25 @@ mod tests {
         };
         let spread = reached(&missed, &results(false)).unwrap();
         assert!(!missed.bound.holds(spread.median));
+    }
+
+    #[test]
+    fn what_is_missed_is_said_with_the_bound() {
+        assert!(super::missed(put(), &results(false)).is_empty());
+        let mut worse = results(false);
+        for one in worse
+            .measurements
+            .iter_mut()
+            .filter(|one| one.side == "eaves")
+        {
+            one.values.insert("server_cpu".into(), 90.0);
+        }
+        let missed = super::missed(put(), &worse);
+        assert_eq!(missed.len(), 1, "{missed:?}");
+        assert!(
+            missed[0].contains("64 clients") && missed[0].contains("at most 0.333"),
+            "{missed:?}"
+        );
     }
 
     #[test]

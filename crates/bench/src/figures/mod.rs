@@ -3,16 +3,21 @@
 //! A figure says what it asks, which metrics its measurements have, what is to be reached and what is plotted; all else about it is in its
 //! `run`, which measures and records.
 
+mod bootstrap;
 mod budget;
 mod curves;
 mod depth;
+mod feeding;
 mod get;
+mod instructions;
 mod listeners;
 mod loads;
+mod memory;
 mod put;
 mod restart;
 mod steady;
 mod threads;
+mod watching;
 
 use crate::context::{Context, Recorder};
 use eaves_server::failure::Outcome;
@@ -99,8 +104,13 @@ pub const ALL: &[&Figure] = &[
     &budget::FIGURE,
     &listeners::FIGURE,
     &depth::FIGURE,
+    &feeding::FIGURE,
+    &bootstrap::FIGURE,
+    &watching::FIGURE,
+    &memory::FIGURE,
     &steady::FIGURE,
     &restart::FIGURE,
+    &instructions::FIGURE,
     &curves::BY_CLIENTS,
     &curves::BY_VALUES,
     &curves::BY_KEYS,

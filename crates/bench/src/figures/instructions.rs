@@ -1,0 +1,164 @@
+//! Instructions: the only figures that hold on a noisy machine. CI keeps a ceiling on them.
+
+use super::{Bound, Figure, Metric, Place, Running, Target};
+use crate::context::{Context, Recorder};
+use crate::group::Group;
+use crate::load::fill_by;
+use crate::programs::Program;
+use crate::results::values;
+use eaves_server::failure::{Failure, Outcome};
+use std::path::Path;
+use std::process::Command;
+
+const VALUE_BYTES: usize = 256;
+const SIDE: &str = "eaves";
+const PUT: &str = "a put at the leader of three";
+const ENTRY: &str = "an entry at a listener";
+const FORWARDED: &str = "an entry at a listener that feeds one";
+/// More would wait so long at a node under valgrind that it refuses some.
+const CLIENTS: u32 = 32;
+/// Runs are so long; the difference has no start and no end of a process in it.
+const SHORT: u64 = 1_000;
+const LONG: u64 = 5_000;
+/// Under valgrind a process is some fifty times slower, and must not lose its place for that.
+const PATIENT: [&str; 4] = [
+    "--election-timeout",
+    "30000",
+    "--heartbeat-interval",
+    "1000",
+];
+
+/// The figure.
+pub const FIGURE: Figure = Figure {
+    name: "instructions",
+    title: "Instructions per put and per entry",
+    about: "One node runs under `valgrind --tool=callgrind`, the others do not. 32 clients on 8 connections put 256 bytes; instructions of a run with 5,000 \
+            puts less those of one with 1,000, divided by the difference. Instructions of the process, not of the kernel. How many entries \
+            come at once depends on the machine, so the last digits change.",
+    metrics: &[Metric {
+        name: "instructions",
+        title: "instructions",
+        unit: "",
+    }],
+    beside: None,
+    targets: TARGETS,
+    plotted: &[],
+    run,
+};
+
+/// CEILINGS
+const TARGETS: &[Target] = &[
+    ceiling("instructions per put at the leader", PUT, 1e9),
+    ceiling("instructions per entry at a listener", ENTRY, 1e9),
+    ceiling(
+        "instructions per entry at a listener that feeds one",
+        FORWARDED,
+        1e9,
+    ),
+];
+
+const fn ceiling(what: &'static str, case: &'static str, most: f64) -> Target {
+    Target {
+        what,
+        metric: "instructions",
+        of: Place { case, side: SIDE },
+        over: None,
+        bound: Bound::AtMost(most),
+    }
+}
+
+fn run<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> {
+    Box::pin(measure(context, recorder))
+}
+
+async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        recorder.note("not measured: valgrind was not found; install the package valgrind");
+        return Ok(());
+    }
+    for round in 1..=context.rounds {
+        for case in [PUT, ENTRY, FORWARDED] {
+            let short = instructions(context, case, SHORT).await?;
+            let long = instructions(context, case, LONG).await?;
+            let each = (long - short) / (LONG - SHORT) as f64;
+            recorder.add(case, None, SIDE, round, values([("instructions", each)]));
+        }
+    }
+    Ok(())
+}
+
+/// Of the node that the case is about, from its start to its end.
+async fn instructions(context: &Context, case: &str, puts: u64) -> Outcome<f64> {
+    let directory = tempfile::tempdir_in(&context.data)
+        .map_err(|error| Failure::failed(format!("cannot make a directory: {error}")))?;
+    let out = directory.path().join("callgrind.out");
+    let counted = counted(&context.programs.eaves, &out);
+    let plain = &context.programs.eaves;
+    let mut group = match case {
+        PUT => {
+            let programs = [counted, plain.clone(), plain.clone()];
+            let group = Group::start_of(&programs, &context.data, &PATIENT).await?;
+            if group.leader().await? != 0 {
+                let name = group.name(0).to_owned();
+                group.command(&["transfer-leader", &name]).await?;
+            }
+            group
+        }
+        _ => {
+            let mut group = Group::start(plain, 3, &context.data, &[]).await?;
+            let above = group.add_listener_of(&counted, &[]).await?;
+            if case == FORWARDED {
+                let below = group.add_listener(&[]).await?;
+                let (above, name) = (group.name(above).to_owned(), group.name(below).to_owned());
+                group.command(&["pin", &name, &above]).await?;
+                group.until_depth(below, 2).await?;
+            }
+            group
+        }
+    };
+    let leader = group.leader().await?;
+    if case == PUT && leader != 0 {
+        return Err(Failure::failed("the node that is counted does not lead"));
+    }
+    fill_by(CLIENTS, group.address(leader), puts, VALUE_BYTES).await?;
+    let committed = group.metric(leader, "eaves_committed_index").await;
+    for place in 0..group.size() {
+        while group.metric(place, "eaves_applied_index").await < committed {
+            tokio::time::sleep(crate::load::SETTLE / 20).await;
+        }
+    }
+    group.stop().await;
+    let text = std::fs::read_to_string(&out).unwrap_or_default();
+    total(&text).ok_or_else(|| {
+        Failure::failed(format!(
+            "valgrind left no count in {}; does `valgrind --tool=callgrind true` work?",
+            out.display()
+        ))
+    })
+}
+
+fn counted(program: &Program, out: &Path) -> Program {
+    let out = format!("--callgrind-out-file={}", out.display());
+    program.run_by(&["valgrind", "--tool=callgrind", "--quiet", "--vgdb=no", &out])
+}
+
+/// Of `totals: N`, the last line of callgrind's file.
+fn total(text: &str) -> Option<f64> {
+    let mut lines = text.lines().rev();
+    let line = lines.find_map(|line| line.strip_prefix("totals:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_found() {
+        assert_eq!(
+            total("fn=(1) x\n16 400\n\ntotals: 1234567\n"),
+            Some(1_234_567.0)
+        );
+        assert_eq!(total("fn=(1) x\n"), None);
+    }
+}

@@ -295,7 +295,7 @@ async fn watch_voter(core: Arc<Core>, consensus: Arc<Consensus>) {
     tokio::select! {
         // A broken log stops Raft too; whoever watches the log says what is wrong with it.
         () = watching => if core.flusher.failure().borrow().is_none() {
-            core.fail("run Raft", "it has stopped; the log above says why");
+            core.fail("run Raft", consensus.why_stopped());
         },
         _ = stopping.wait_for(|stop| *stop) => {}
     }

@@ -1,8 +1,10 @@
-//! Disks that take their time: nobody loses anything by it, a leader not its office.
+//! Disks that take their time: nobody loses anything by it, a leader not its office. And one without room, of which its node says so.
 
 mod common;
 
-use common::{Cluster, Running, eventually, write};
+use common::{Cluster, History, Running, eventually, write};
+use eaves::{Node, NodeEvent, SmallMachine};
+use eaves_log::sim::SimDisk;
 use eaves_log::{Disk, DiskFile, FileLock, RealDisk};
 use std::io;
 use std::path::Path;
@@ -155,4 +157,41 @@ async fn a_leader_whose_own_disk_is_stuck_refuses_writes_before_they_fill_its_me
         voters[0].node.write("again".into()).await.is_ok()
     })
     .await;
+}
+
+/// Raft asks for a durable state now and then, and may be the first to hear that there is no room for it.
+#[tokio::test]
+async fn a_node_that_raft_stops_says_what_stopped_it() {
+    let cluster = Cluster::new(1);
+    let mut config = cluster.voter("v1");
+    config.snapshot_entries = 5;
+    let disk = SimDisk::new();
+    let ledger = SmallMachine::<History>::open_on(Arc::new(disk.clone()), Path::new("/ledger"));
+    let node = Node::start(config, Arc::new(ledger.unwrap()))
+        .await
+        .unwrap();
+    let mut events = node.events();
+    write(&node, 0, 1).await;
+    disk.set_capacity(Some(0));
+    let failed = async {
+        loop {
+            if let NodeEvent::Failed(text) = events.recv().await.unwrap() {
+                return text;
+            }
+        }
+    };
+    let writing = async {
+        loop {
+            let _ = node.write("more".into()).await;
+            // What is refused at once would leave nobody else a turn.
+            tokio::task::yield_now().await;
+        }
+    };
+    let text = tokio::select! {
+        text = failed => text,
+        () = writing => unreachable!("writers write on"),
+    };
+    assert!(text.starts_with("run Raft: "), "{text}");
+    assert!(text.contains("no storage space"), "{text}");
+    node.shutdown().await;
 }

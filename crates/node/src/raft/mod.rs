@@ -236,6 +236,16 @@ impl Consensus {
         }
     }
 
+    /// What ended this voter, when nobody told it to stop.
+    pub fn why_stopped(&self) -> String {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        match &now.running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "it has stopped; the log above says why".to_owned(),
+        }
+    }
+
     pub async fn handle_vote(&self, call: VoteCall) -> io::Result<VoteReply> {
         check_other(call.vote, self.id)?;
         let answer = self

@@ -128,22 +128,23 @@ impl Course {
         self.rig.look_for_ended()?;
         self.rig.heal()?;
         let healed = Instant::now();
-        let mut missing = self.rig.names();
+        let mut missing: Vec<(String, String)> = self
+            .rig
+            .names()
+            .into_iter()
+            .map(|name| (name, String::new()))
+            .collect();
         while !missing.is_empty() {
             let mut still = Vec::new();
-            for name in missing {
-                if !self.rig.answers(&name).await {
-                    still.push(name);
+            for (name, _) in missing {
+                if let Err(reason) = self.rig.answers(&name).await {
+                    still.push((name, reason));
                 }
             }
             missing = still;
             self.tick().await?;
-            if healed.elapsed() > RECOVERY {
-                return Err(format!(
-                    "{} does not answer a linearizable read {} s after everything was healed (after {after})",
-                    missing.join(" "),
-                    RECOVERY.as_secs()
-                ));
+            if healed.elapsed() > RECOVERY && !missing.is_empty() {
+                return Err(self.says_who_is_missing(&missing, after).await);
             }
         }
         self.report.recovered(healed.elapsed());
@@ -154,6 +155,23 @@ impl Course {
             println!("    tree: {reason}");
         }
         Ok(())
+    }
+
+    /// What those say that answer no read, and what the others see of them.
+    async fn says_who_is_missing(&mut self, missing: &[(String, String)], after: &str) -> String {
+        let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+        for (name, reason) in missing {
+            println!("    {name}: {reason}");
+        }
+        match self.rig.look().await {
+            Ok(rows) => rows.iter().for_each(|row| println!("    tree: {row}")),
+            Err(reason) => println!("    tree: {reason}"),
+        }
+        format!(
+            "{} does not answer a linearizable read {} s after everything was healed (after {after})",
+            names.join(" "),
+            RECOVERY.as_secs()
+        )
     }
 
     async fn wait(&mut self, time: Duration) -> Result<(), String> {

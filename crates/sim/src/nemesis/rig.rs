@@ -449,8 +449,14 @@ impl Rig {
             if !self.cluster.node(&name).is_running() || self.paused.contains(&name) {
                 continue;
             }
-            self.signal(&name, "TERM");
             let asked = Instant::now();
+            // One that has just been started dies of the signal before it listens for it.
+            while !listens_for_term(self.cluster.node_mut(&name).server().id())
+                && asked.elapsed() < STOP_TIMEOUT
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+            self.signal(&name, "TERM");
             while self.cluster.node_mut(&name).server().ended().is_none() {
                 if asked.elapsed() > STOP_TIMEOUT {
                     return Err(format!(
@@ -472,7 +478,7 @@ impl Rig {
             }
             self.start_node(&name, None);
             let started = Instant::now();
-            while !self.answers(&name).await && started.elapsed() < ROLLING_TIMEOUT {
+            while self.answers(&name).await.is_err() && started.elapsed() < ROLLING_TIMEOUT {
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -537,21 +543,23 @@ impl Rig {
         Ok(rows)
     }
 
-    /// Whether a node answers a linearizable read: it has a place, and it has caught up with what was committed.
-    pub async fn answers(&self, name: &str) -> bool {
+    /// Whether a node answers a linearizable read: it has a place, and it has caught up with what was committed. Else what it says.
+    pub async fn answers(&self, name: &str) -> Result<(), String> {
         let read = async {
             let channel = connect(([127, 0, 0, 1], self.cluster.node(name).client_port).into())
                 .await
-                .ok()?;
+                .map_err(|error| error.to_string())?;
             let read = RangeRequest {
                 key: "ready".into(),
                 ..Default::default()
             };
-            kv(channel).range(read).await.ok()
+            let answer = kv(channel).range(read).await;
+            answer.map_err(|status| status.message().to_owned())
         };
-        timeout(READ_TIMEOUT, read)
-            .await
-            .is_ok_and(|read| read.is_some())
+        match timeout(READ_TIMEOUT, read).await {
+            Ok(answer) => answer.map(|_| ()),
+            Err(_) => Err(format!("nothing within {} s", READ_TIMEOUT.as_secs())),
+        }
     }
 
     /// Asks all nodes for their terms; those that do not answer are left out.
@@ -572,6 +580,19 @@ impl Rig {
 
 fn as_words(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
+}
+
+/// Whether a process has a handler for SIGTERM, as the kernel tells. One that has ended needs none.
+fn listens_for_term(id: u32) -> bool {
+    const TERM: u64 = 1 << (15 - 1);
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{id}/status")) else {
+        return true;
+    };
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_none_or(|mask| mask & TERM != 0)
 }
 
 /// A node whose disk is full ends by itself with exit status 1 and says why.

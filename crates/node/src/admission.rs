@@ -6,14 +6,17 @@
 //! Who finds no room is told at once ([`WriteError::Busy`]; etcd's "too many requests"), before anything was proposed.
 //!
 //! Number and bytes bound memory. They do not suffice on a slow disk: what fits in memory may be a minute's work, and if everybody waits
-//! a minute, everybody has given up when the answer comes, and the disk has worked for nobody. So no more is taken on while the oldest
-//! command has waited for [`MAX_WAIT`]: the queue stays as long as what is done in that time, whatever that is, and those who are taken
-//! on are answered in time.
+//! a minute, everybody has given up when the answer comes, and the disk has worked for nobody. So a leader proposes no more while the
+//! oldest command that it has proposed has waited for [`MAX_WAIT`] ([`Share::propose`]): the queue stays as long as what is done in that
+//! time, whatever that is, and those who are taken on are answered in time. A node that does not lead has no such queue: what it passes on
+//! waits elsewhere, and elsewhere it is refused. An old leader may be left with many proposals whose outcome nobody can tell it yet, and
+//! must not refuse for their sake what the new leader would take.
 //!
 //! Invariant `shares-given-back`: the sums here are those of the shares that exist.
 
 use crate::error::WriteError;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -24,10 +27,10 @@ pub const MAX_UNANSWERED_BYTES: usize = 64 << 20;
 /// Commands whose outcome is not known. Enough for a full pipeline of small ones: at 50,000 a second, a third of a second.
 pub const MAX_UNANSWERED_COMMANDS: usize = 16 << 10;
 
-/// How long the oldest command may have waited when another is taken on: well below what clients wait.
+/// How long the oldest proposed command may have waited when another is proposed: well below what clients wait.
 pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// So many are taken on however long they wait: a few clients that wait for an election are no overload.
+/// So many are proposed however long they wait: a few clients that wait for a quorum are no overload.
 pub const ALWAYS_COMMANDS: usize = 128;
 
 /// Bytes of the leader's log that wait for its disk; more commands are refused. The group may commit without the leader's disk, so the
@@ -44,8 +47,8 @@ pub(crate) struct Admission {
 struct State {
     counts: AdmissionCounts,
     next: u64,
-    /// When each command was taken on, oldest first.
-    since: BTreeMap<u64, Instant>,
+    /// When each command was proposed here, oldest first.
+    proposed: BTreeMap<u64, Instant>,
 }
 
 /// What is taken on at present, and what was refused so far.
@@ -62,33 +65,27 @@ pub struct AdmissionCounts {
 /// One command's part; given back when it is dropped.
 pub(crate) struct Share {
     of: Arc<Admission>,
-    number: u64,
     bytes: usize,
+    /// Under which number it is proposed here; 0 if it is not.
+    proposed: AtomicU64,
 }
 
 impl Admission {
     /// Takes a share for a command of `bytes`.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Result<Share, WriteError> {
-        let now = Instant::now();
         let mut state = self.state.lock().unwrap();
-        let waits = |oldest: &Instant| now.duration_since(*oldest) > MAX_WAIT;
-        let is_slow = state.counts.commands >= ALWAYS_COMMANDS
-            && state.since.values().next().is_some_and(waits);
         let is_full = state.counts.bytes + bytes > MAX_UNANSWERED_BYTES
             || state.counts.commands >= MAX_UNANSWERED_COMMANDS;
-        if is_slow || is_full {
+        if is_full {
             state.counts.refused += 1;
             return Err(WriteError::Busy);
         }
         state.counts.commands += 1;
         state.counts.bytes += bytes;
-        state.next += 1;
-        let number = state.next;
-        state.since.insert(number, now);
         Ok(Share {
             of: self.clone(),
-            number,
             bytes,
+            proposed: AtomicU64::new(0),
         })
     }
 
@@ -103,12 +100,41 @@ impl Admission {
     }
 }
 
+impl Share {
+    /// Says that the command is about to be proposed here, unless many are and the oldest of them has waited for too long.
+    pub fn propose(&self) -> Result<(), WriteError> {
+        self.withdraw();
+        let now = Instant::now();
+        let mut state = self.of.state.lock().unwrap();
+        let waits = |oldest: &Instant| now.duration_since(*oldest) > MAX_WAIT;
+        if state.proposed.len() >= ALWAYS_COMMANDS
+            && state.proposed.values().next().is_some_and(waits)
+        {
+            state.counts.refused += 1;
+            return Err(WriteError::Busy);
+        }
+        state.next += 1;
+        let number = state.next;
+        state.proposed.insert(number, now);
+        self.proposed.store(number, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says that it is not proposed here after all, and never will be as it was.
+    pub fn withdraw(&self) {
+        let number = self.proposed.swap(0, Ordering::Relaxed);
+        if number != 0 {
+            self.of.state.lock().unwrap().proposed.remove(&number);
+        }
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
+        self.withdraw();
         let mut state = self.of.state.lock().unwrap();
         state.counts.commands -= 1;
         state.counts.bytes -= self.bytes;
-        state.since.remove(&self.number);
     }
 }
 
@@ -143,20 +169,57 @@ mod tests {
         assert!(admission.take(0).is_ok());
     }
 
+    fn proposed(admission: &Arc<Admission>) -> Result<Share, WriteError> {
+        let share = admission.take(1)?;
+        share.propose()?;
+        Ok(share)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nobody_is_taken_on_behind_one_who_has_waited_too_long() {
         let admission = Arc::new(Admission::default());
-        let oldest = admission.take(1).unwrap();
+        let oldest = proposed(&admission).unwrap();
         let _few: Vec<Share> = (0..ALWAYS_COMMANDS - 2)
-            .map(|_| admission.take(1).unwrap())
+            .map(|_| proposed(&admission).unwrap())
             .collect();
         tokio::time::advance(MAX_WAIT + Duration::from_millis(1)).await;
-        let last = admission.take(1).unwrap();
-        assert!(matches!(admission.take(1), Err(WriteError::Busy)));
+        let last = proposed(&admission).unwrap();
+        assert!(matches!(proposed(&admission), Err(WriteError::Busy)));
         drop(oldest);
         drop(last);
-        assert!(admission.take(1).is_ok(), "few enough again");
-        let _last = [1, 1].map(|bytes| admission.take(bytes).unwrap());
-        assert!(matches!(admission.take(1), Err(WriteError::Busy)));
+        assert!(proposed(&admission).is_ok(), "few enough again");
+        let _last = [1, 1].map(|_| proposed(&admission).unwrap());
+        assert!(matches!(proposed(&admission), Err(WriteError::Busy)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_old_leader_still_waits_for_keeps_nobody_from_the_new_one() {
+        let admission = Arc::new(Admission::default());
+        let stuck: Vec<Share> = (0..2 * ALWAYS_COMMANDS)
+            .map(|_| proposed(&admission).unwrap())
+            .collect();
+        tokio::time::advance(10 * MAX_WAIT).await;
+        // Passed on, it is not proposed here.
+        let forwarded = admission.take(1).expect("there is room to pass it on");
+        let refused = forwarded.propose();
+        assert!(matches!(refused, Err(WriteError::Busy)), "{refused:?}");
+        drop(stuck);
+        forwarded.propose().expect("nobody waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_waited_for_a_leader_do_not_refuse_one_another_when_there_is_one() {
+        let admission = Arc::new(Admission::default());
+        let waiting: Vec<Share> = (0..2 * ALWAYS_COMMANDS)
+            .map(|_| admission.take(1).unwrap())
+            .collect();
+        tokio::time::advance(2 * MAX_WAIT).await;
+        for share in &waiting {
+            share.propose().expect("nobody has waited for the disk");
+        }
+        // Raft knew better: this node does not lead any more.
+        waiting.iter().for_each(Share::withdraw);
+        tokio::time::advance(2 * MAX_WAIT).await;
+        waiting[0].propose().expect("none of them is proposed");
     }
 }

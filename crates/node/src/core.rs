@@ -244,7 +244,14 @@ impl Core {
             Up::Here(_) if self.flusher.log().stats().waiting_bytes > MAX_UNFLUSHED_BYTES => {
                 Err(self.admission.refuse())
             }
-            Up::Here(consensus) => consensus.write(command, share.clone()).await,
+            Up::Here(consensus) => {
+                share.propose()?;
+                let written = consensus.write(command, share.clone()).await;
+                if matches!(written, Err(WriteError::NoLeader(_))) {
+                    share.withdraw();
+                }
+                written
+            }
             Up::Nowhere(why) => Err(WriteError::NoLeader(why)),
             Up::At {
                 address,

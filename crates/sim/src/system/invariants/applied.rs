@@ -9,7 +9,7 @@ use super::Violation;
 use bytes::Bytes;
 use eaves::{Command, Position, SnapshotSink, SnapshotSource, StateMachine};
 use eaves_kv::store::Store;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex};
 pub struct Ledger {
     commands: BTreeMap<u64, Entry>,
     positions: HashMap<u64, (Position, String)>,
-    known: HashSet<Bytes>,
+    /// The index of every position that anybody has had.
+    known: HashMap<Bytes, u64>,
     violation: Option<Violation>,
     /// Entries applied, on all nodes together.
     pub applied: u64,
@@ -72,7 +73,7 @@ impl Ledger {
 
     fn stands_at(&mut self, by: &str, index: u64, position: &Position) {
         self.highest = self.highest.max(index);
-        self.known.insert(position.0.clone());
+        self.known.insert(position.0.clone(), index);
         let (first, other) = self
             .positions
             .entry(index)
@@ -97,7 +98,8 @@ pub struct Witness {
     store: Arc<Store>,
     by: String,
     ledger: Arc<Mutex<Ledger>>,
-    last: Mutex<u64>,
+    /// The index at which the store stands, once anything is known of it.
+    stands_at: Arc<Mutex<Option<u64>>>,
 }
 
 impl Witness {
@@ -107,17 +109,20 @@ impl Witness {
             store,
             by,
             ledger,
-            last: Mutex::new(0),
+            stands_at: Arc::default(),
         }
     }
 
+    /// A batch that ends where the one before ended has been applied twice.
     fn goes_on_to(&self, index: u64) {
-        let mut last = self.last.lock().unwrap();
-        if index < *last {
-            let what = format!("{} went from index {last} back to {index}", self.by);
+        let before = self.stands_at.lock().unwrap().replace(index);
+        if let Some(before) = before.filter(|before| index <= *before) {
+            let what = format!(
+                "{} applies up to index {index} when it has applied up to {before}",
+                self.by
+            );
             self.ledger.lock().unwrap().fail("monotonic", what);
         }
-        *last = index;
     }
 }
 
@@ -125,9 +130,14 @@ impl StateMachine for Witness {
     fn position(&self) -> Option<Position> {
         let position = self.store.position()?;
         let ledger = &mut *self.ledger.lock().unwrap();
-        if !ledger.known.contains(&position.0) {
-            let what = format!("{} begins at a position nobody ever had", self.by);
-            ledger.fail("state-machine-safety", what);
+        match ledger.known.get(&position.0) {
+            Some(index) => {
+                self.stands_at.lock().unwrap().get_or_insert(*index);
+            }
+            None => {
+                let what = format!("{} begins at a position nobody ever had", self.by);
+                ledger.fail("state-machine-safety", what);
+            }
         }
         Some(position)
     }
@@ -163,6 +173,7 @@ impl StateMachine for Witness {
             sink: self.store.install()?,
             by: self.by.clone(),
             ledger: self.ledger.clone(),
+            stands_at: self.stands_at.clone(),
         }))
     }
 }
@@ -172,6 +183,7 @@ struct Installing {
     sink: Box<dyn SnapshotSink>,
     by: String,
     ledger: Arc<Mutex<Ledger>>,
+    stands_at: Arc<Mutex<Option<u64>>>,
 }
 
 impl SnapshotSink for Installing {
@@ -183,13 +195,50 @@ impl SnapshotSink for Installing {
         self.sink.finish(position.clone())?;
         let ledger = &mut *self.ledger.lock().unwrap();
         ledger.installed += 1;
-        if !ledger.known.contains(&position.0) {
+        let Some(index) = ledger.known.get(&position.0).copied() else {
             let what = format!(
                 "{} installed a state at a position nobody ever had",
                 self.by
             );
             ledger.fail("state-machine-safety", what);
+            return Ok(());
+        };
+        let before = self.stands_at.lock().unwrap().replace(index);
+        if let Some(before) = before.filter(|before| index < *before) {
+            let what = format!(
+                "{} installed the state of index {index} when it had applied up to {before}",
+                self.by
+            );
+            ledger.fail("monotonic", what);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eaves_log::sim::SimDisk;
+    use std::path::Path;
+
+    /// Applies batches that end at these indexes; what did not hold then.
+    fn applied(ends: &[u64]) -> Option<&'static str> {
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let store = Store::open_on(Arc::new(SimDisk::new()), Path::new("/data")).unwrap();
+        let witness = Witness::new(Arc::new(store), "v1".into(), ledger.clone());
+        for end in ends {
+            let position = Position(format!("at {end}").into());
+            witness.apply(&[], *end, position).unwrap();
+        }
+        let ledger = ledger.lock().unwrap();
+        ledger.violation().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn a_batch_that_is_applied_twice_is_noticed() {
+        assert_eq!(applied(&[0, 1, 5]), None);
+        for wrong in [&[0, 0][..], &[0, 5, 5]] {
+            assert_eq!(applied(wrong), Some("monotonic"), "{wrong:?}");
+        }
     }
 }

@@ -301,7 +301,7 @@ fn label(x: f64, lines: &[String], text: &mut String) {
 
 /// A label in lines that are about as wide as there is room.
 fn lines_of(label: &str, width: f64) -> Vec<String> {
-    let fitting = (width / 6.0).max(4.0) as usize;
+    let fitting = (width / 6.6).max(4.0) as usize;
     let mut lines: Vec<String> = Vec::new();
     for word in label.split(' ') {
         match lines.last_mut() {

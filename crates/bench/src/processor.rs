@@ -21,10 +21,16 @@ pub fn resident_bytes(process: u32) -> Outcome<u64> {
     kibibytes(&text, "VmRSS:").ok_or_else(|| strange(process, "status"))
 }
 
-/// Bytes that a process has handed to write calls and to the like, sockets and files alike.
-pub fn written_bytes(process: u32) -> Outcome<u64> {
-    let text = read(&format!("/proc/{process}/io"))?;
-    number_after(&text, "wchar:").ok_or_else(|| strange(process, "io"))
+/// The most of it since the process began, or since [`forget_peak`].
+pub fn peak_bytes(process: u32) -> Outcome<u64> {
+    let text = read(&format!("/proc/{process}/status"))?;
+    kibibytes(&text, "VmHWM:").ok_or_else(|| strange(process, "status"))
+}
+
+/// From now on [`peak_bytes`] counts anew: what proc(5) says of 5 in `clear_refs`.
+pub fn forget_peak(process: u32) -> Outcome {
+    let path = format!("/proc/{process}/clear_refs");
+    fs::write(&path, "5").map_err(|error| Failure::failed(format!("cannot write {path}: {error}")))
 }
 
 /// Bytes that a process has sent over the TCP connections that it has, but those of the port `not` on its side: what `ss` says. Nothing
@@ -235,7 +241,8 @@ mod tests {
         let own = std::process::id();
         assert!(resident_bytes(own).unwrap() > 100_000);
         assert!(cpu_seconds(own).unwrap() >= 0.0);
-        written_bytes(own).unwrap();
+        forget_peak(own).unwrap();
+        assert!(peak_bytes(own).unwrap() > 100_000);
         let used = Meter::start(vec![own]).unwrap().end().unwrap();
         assert_eq!(used.each.len(), 1);
     }

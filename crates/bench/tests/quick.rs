@@ -85,3 +85,49 @@ fn what_cannot_be_done_is_said_with_what_can() {
         assert!(said.contains(part), "{said}");
     }
 }
+
+fn documents() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
+}
+
+#[test]
+fn the_document_names_every_figure() {
+    let text = std::fs::read_to_string(documents().join("performance.md")).unwrap();
+    let list = bench(&["--list"], Path::new("."));
+    assert_success(&list);
+    let list = String::from_utf8(list.stdout).unwrap();
+    for line in list.lines() {
+        let name = line.split(' ').next().unwrap();
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/performance.md does not tell of the figure {name}"
+        );
+    }
+    assert!(list.lines().count() > 10);
+}
+
+/// What the documents show is what the raw data beside them gives: nobody has changed a number by hand, or forgotten to write them anew.
+#[test]
+fn the_documents_tables_are_of_their_raw_data() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("performance");
+    std::fs::create_dir(&out).unwrap();
+    for entry in std::fs::read_dir(documents().join("performance")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, out.join(path.file_name().unwrap())).unwrap();
+    }
+    let copy = directory.path().join("performance.md");
+    std::fs::copy(documents().join("performance.md"), &copy).unwrap();
+    assert_success(&bench(&["--render"], &out));
+    for (path, anew) in [
+        ("performance.md", copy),
+        ("performance/README.md", out.join("README.md")),
+    ] {
+        let anew = std::fs::read_to_string(anew).unwrap();
+        let committed = std::fs::read_to_string(documents().join(path)).unwrap();
+        assert!(
+            anew == committed,
+            "docs/{path} is not of its raw data: run `cargo run -p eaves-bench --release -- --render`"
+        );
+    }
+}

@@ -63,6 +63,16 @@ pub const FIGURE: Figure = Figure {
             unit: "",
         },
         Metric {
+            name: "sender_mib",
+            title: "voters' memory beyond what they had before, the most of one",
+            unit: "MiB",
+        },
+        Metric {
+            name: "listener_mib",
+            title: "listener's memory, at most",
+            unit: "MiB",
+        },
+        Metric {
             name: "p50_before",
             title: "puts before, median",
             unit: "ms",
@@ -162,7 +172,12 @@ async fn one_round(
     for _ in 0..SLICES {
         before.push(slice(context, &server, keys).await?);
     }
-    let meter = Meter::start(group.processes())?;
+    let voters = group.processes();
+    let resident = group.resident_bytes()?;
+    for process in &voters {
+        processor::forget_peak(*process)?;
+    }
+    let meter = Meter::start(voters.clone())?;
     let began = Instant::now();
     let mut during = Vec::new();
     let seconds = {
@@ -196,7 +211,15 @@ async fn one_round(
             "the listener got the log and no snapshot: the state is too small",
         ));
     }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut grown = 0_u64;
+    for (process, before) in voters.iter().zip(resident) {
+        grown = grown.max(processor::peak_bytes(*process)?.saturating_sub(before));
+    }
+    let listener_peak = processor::peak_bytes(group.processes()[place])?;
     let of_eaves = values([
+        ("sender_mib", mib(grown)),
+        ("listener_mib", mib(listener_peak)),
         ("rate", bytes as f64 / seconds / 1e6),
         ("seconds", seconds),
         ("cpu", cpu),

@@ -1,15 +1,17 @@
 //! A disk as slow as one likes, for tests of what a node does when its disk does not keep up. Nothing but a hidden flag uses it.
 //!
-//! Only writing is slow. Those who write at the same time share the rate fairly, a piece in turn, as they would on a real disk.
+//! Only making durable is slow: what is written is in the kernel's memory at once, as on a real disk, and a sync takes as long as the disk
+//! takes for all that was written to the file since the last one. Those who sync at the same time share the rate fairly, a piece in turn.
 
 use eaves_log::{Disk, DiskFile, FileLock, RealDisk};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What one writer writes before another has its turn.
-const TURN_BYTES: usize = 64 << 10;
+/// What of one file goes to the disk before another has its turn.
+const TURN_BYTES: u64 = 64 << 10;
 
 /// The machine's disk, on which only so many bytes a second are written.
 pub struct SlowDisk {
@@ -25,6 +27,8 @@ struct Pace {
 struct SlowFile {
     file: Arc<dyn DiskFile>,
     pace: Arc<Pace>,
+    /// Written and not synced.
+    unsynced_bytes: AtomicU64,
 }
 
 impl SlowDisk {
@@ -40,12 +44,16 @@ impl SlowDisk {
 
     fn slow(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
         let pace = self.pace.clone();
-        Arc::new(SlowFile { file, pace })
+        Arc::new(SlowFile {
+            file,
+            pace,
+            unsynced_bytes: AtomicU64::new(0),
+        })
     }
 }
 
 impl Pace {
-    fn write(&self, bytes: usize) {
+    fn sync(&self, bytes: u64) {
         let mut left = bytes;
         while left > 0 {
             let turn = left.min(TURN_BYTES);
@@ -105,7 +113,8 @@ impl DiskFile for SlowFile {
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.pace.write(buf.len());
+        self.unsynced_bytes
+            .fetch_add(buf.len() as u64, Ordering::Relaxed);
         self.file.write_all_at(buf, offset)
     }
 
@@ -118,6 +127,8 @@ impl DiskFile for SlowFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.pace
+            .sync(self.unsynced_bytes.swap(0, Ordering::Relaxed));
         self.file.sync_data()
     }
 }

@@ -130,6 +130,7 @@ pub async fn run(cluster: &mut Cluster, plan: &Plan) -> Report {
     let drained = load.drain().await;
     println!("drained after {} ms", drained.as_millis());
     let recovered = load.closed_loop(plan.recover).await.each_second;
+    println!("then, writes second by second: {recovered:?}");
 
     let taken = async || cluster.nodes()[0].put("again", "").await.ok();
     eventually("writes are taken again", taken).await;

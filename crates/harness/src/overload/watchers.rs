@@ -19,6 +19,8 @@ use tonic::transport::Channel;
 
 /// The key that all watchers watch that read.
 const KEY: &str = "watched";
+/// How long a change is waited for.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// Pause before a change that was refused is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -150,7 +152,8 @@ async fn change(
                 key: KEY.into(),
                 ..Default::default()
             };
-            if let Ok(answer) = kv.put(put).await {
+            // One whose answer does not come may have been done; then it is heard of twice.
+            if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, kv.put(put)).await {
                 let header = answer.into_inner().header.expect("an answer has a header");
                 let mut acknowledged = shared.acknowledged.lock().unwrap();
                 *acknowledged = (acknowledged.0 + 1, header.revision);

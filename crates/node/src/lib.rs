@@ -53,7 +53,7 @@ mod wire;
 
 pub use crate::core::{MAX_COMMAND_BYTES, REQUEST_TIMEOUT};
 pub use admission::{
-    ALWAYS_COMMANDS, AdmissionCounts, MAX_UNANSWERED_BYTES, MAX_UNANSWERED_COMMANDS,
+    ALWAYS_BYTES, ALWAYS_COMMANDS, AdmissionCounts, MAX_UNANSWERED_BYTES, MAX_UNANSWERED_COMMANDS,
     MAX_UNFLUSHED_BYTES, MAX_WAIT,
 };
 pub use blocking::Blocking;

@@ -6,21 +6,16 @@ use crate::message::{
 use crate::net::Network;
 use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How long the other side may take for the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a connection may take to be made, the handshake included; then another attempt may do better.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Questions on their way over one channel; one more is answered "busy" here.
 const MAX_WAITING_CALLS: usize = 16 << 10;
@@ -115,8 +110,6 @@ pub(crate) async fn connect(
 
 /// The channels of a node, one for each address and purpose, opened when first needed and again after they broke.
 pub(crate) struct Peers {
-    /// For connecting, which goes on when nobody waits for it.
-    this: Weak<Peers>,
     network: Arc<dyn Network>,
     me: Me,
     channels: Mutex<HashMap<(String, Purpose), Arc<Channel>>>,
@@ -129,8 +122,7 @@ const MAX_STRANGERS: usize = 64;
 
 impl Peers {
     pub fn new(network: Arc<dyn Network>, me: Me) -> Arc<Peers> {
-        Arc::new_cyclic(|this| Peers {
-            this: this.clone(),
+        Arc::new(Peers {
             network,
             me,
             channels: Mutex::default(),
@@ -206,7 +198,7 @@ impl Peers {
     ) -> Result<(Reply, Bytes), CallError> {
         let channel = self.channel(address, purpose);
         let ask_once = async |call| {
-            let live = channel.live(&self.this).await?;
+            let live = channel.live(self).await?;
             node.map_or(Ok(()), |node| expect_node(node, live.node_id, address))?;
             live.call(call, tail).await
         };
@@ -274,7 +266,7 @@ impl Peers {
                 Arc::new(Channel {
                     address: address.into(),
                     purpose,
-                    latest: Mutex::default(),
+                    live: tokio::sync::Mutex::default(),
                 })
             })
             .clone()
@@ -291,48 +283,23 @@ fn expect_node(wanted: u64, found: u64, address: &str) -> Result<(), CallError> 
     }
 }
 
-/// One address for one purpose. All who find it broken wait for one new connection, which is made also when they give up: on a slow line or
-/// a busy machine it may take longer than anybody waits for an answer, and whoever asks next finds it made.
+/// One address for one purpose. The lock makes all who find it broken wait for one new connection.
 struct Channel {
     address: String,
     purpose: Purpose,
-    latest: Mutex<Option<Connecting>>,
+    live: tokio::sync::Mutex<Option<Arc<Live>>>,
 }
 
-/// A connection that is being made, was made, or could not be made.
-type Connecting = Shared<BoxFuture<'static, Result<Arc<Live>, CallError>>>;
-
 impl Channel {
-    async fn live(&self, peers: &Weak<Peers>) -> Result<Arc<Live>, CallError> {
-        let connecting = {
-            let mut latest = self.latest.lock().unwrap();
-            let is_useful = |connecting: &&Connecting| match connecting.peek() {
-                None => true,
-                Some(Ok(live)) => !live.outbox.is_closed(),
-                Some(Err(_)) => false,
-            };
-            match latest.as_ref().filter(is_useful) {
-                Some(connecting) => connecting.clone(),
-                None => latest.insert(self.connect(peers.clone())).clone(),
-            }
-        };
-        connecting.await
-    }
-
-    fn connect(&self, peers: Weak<Peers>) -> Connecting {
-        let (address, purpose) = (self.address.clone(), self.purpose);
-        let stopping = || CallError::NotSent("the node is stopping".into());
-        let connecting = tokio::spawn(async move {
-            let peers = peers.upgrade().ok_or_else(stopping)?;
-            let greeted = tokio::time::timeout(ATTEMPT_TIMEOUT, peers.connect(&address, purpose));
-            let greeted = greeted.await.unwrap_or_else(|_| {
-                let text = format!("connect to peer {address}: no connection in time");
-                Err(CallError::NotSent(text))
-            });
-            Ok(Live::start(greeted?, address))
-        });
-        let ended = async move { connecting.await.unwrap_or_else(|_| Err(stopping())) };
-        ended.boxed().shared()
+    async fn live(&self, peers: &Peers) -> Result<Arc<Live>, CallError> {
+        let mut slot = self.live.lock().await;
+        if let Some(live) = slot.as_ref().filter(|live| !live.outbox.is_closed()) {
+            return Ok(live.clone());
+        }
+        let greeted = peers.connect(&self.address, self.purpose).await?;
+        let live = Live::start(greeted, self.address.clone());
+        *slot = Some(live.clone());
+        Ok(live)
     }
 }
 

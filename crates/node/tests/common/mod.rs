@@ -143,12 +143,11 @@ pub fn state_file(data_dir: &Path) -> PathBuf {
     data_dir.join("ledger")
 }
 
+/// A port that nobody listens on, below those that the kernel gives to outgoing connections: one of these may be gone when it is needed.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
+    std::iter::repeat_with(|| rand::random_range(10_000..30_000))
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Writes numbers `from..to` through `node`.

@@ -12,6 +12,8 @@ use eaves::{
     Config, Connection, Group, Listener, Network, Node, SmallMachine, SmallState, StartAs, Task,
     TcpNetwork,
 };
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -145,7 +147,8 @@ pub fn state_file(data_dir: &Path) -> PathBuf {
 
 /// A port that nobody listens on, below those that the kernel gives to outgoing connections: one of these may be gone when it is needed.
 pub fn free_port() -> u16 {
-    std::iter::repeat_with(|| rand::random_range(10_000..30_000))
+    let mut random = SmallRng::from_os_rng();
+    std::iter::repeat_with(|| random.random_range(10_000..30_000))
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
 }

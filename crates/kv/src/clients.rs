@@ -16,26 +16,17 @@
 //!
 //! Invariant `room-adds-up`: each sum is that of the connections and calls that exist.
 //!
-//! Caveats. Counted is what passes through the bodies of calls: up to [`STREAM_WINDOW_BYTES`] for each connection are received before
-//! that, and the last [`PIECE_BYTES`] of an answer leave the count when HTTP/2 takes them over. A range is read, and its answer encoded,
-//! before its size is known: those beyond a thousand keys run a few at a time, and each takes what it takes.
+//! Caveats. Counted is what calls hold: what a connection makes ready for its socket is not, at most [`eaves_http2::OUTPUT_BYTES`] and what one
+//! reading asks for; nor what a watch has sent and nobody looked at, at most [`STREAM_WINDOW_BYTES`] for each connection. A range is read, and
+//! its answer encoded, before its size is known: those beyond a thousand keys run a few at a time, and each takes what it takes.
 
 use crate::store::KvError;
-use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     collections::HashMap,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{
-    sync::Notify,
-    time::{Instant, Sleep},
-};
-use tonic::Status;
+use tokio::{sync::Notify, time::Instant};
 
 /// Bytes a client may send on one stream, and on one connection, before it must wait for us. What was received and is not looked at yet
 /// is not counted otherwise, so this times the connections is memory that must be there; a value larger than this takes a round trip
@@ -44,12 +35,6 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
 /// Calls under way on one connection; a client's library keeps back those beyond.
 pub(crate) const MAX_STREAMS: u32 = 1024;
-
-/// Bytes of an answer given to HTTP/2 at once, which keeps them until the client takes them.
-const PIECE_BYTES: usize = 64 << 10;
-
-/// How long the rest of a request may take once its headers are here: a client that stops half-way must not keep its room for ever.
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often it is told that there was no room.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
@@ -232,7 +217,7 @@ impl Client {
     }
 
     /// Takes on a call, if there is room.
-    pub fn begin(self: &Arc<Self>, kind: CallKind) -> Result<Arc<Call>, KvError> {
+    pub fn begin(self: &Arc<Self>, kind: CallKind) -> Result<Call, KvError> {
         let limits = &self.shared.limits;
         let mut state = self.shared.lock();
         let counts = &mut state.counts;
@@ -246,11 +231,12 @@ impl Client {
             return Err(KvError::TooManyRequests);
         }
         *open += 1;
-        Ok(Arc::new(Call {
+        Ok(Call {
             client: self.clone(),
             kind,
-            request_bytes: Mutex::new(0),
-        }))
+            request_bytes: 0,
+            answer_bytes: 0,
+        })
     }
 }
 
@@ -278,15 +264,22 @@ pub(crate) struct Call {
     client: Arc<Client>,
     kind: CallKind,
     /// Received of the request, while it is not answered.
-    request_bytes: Mutex<usize>,
+    request_bytes: usize,
+    /// Of the answer: what waits to be taken.
+    answer_bytes: usize,
 }
 
 impl Call {
-    fn receive(&self, bytes: usize) -> Result<(), KvError> {
+    /// What it is.
+    pub fn kind(&self) -> CallKind {
+        self.kind
+    }
+
+    /// Takes in a piece of the request, if there is room.
+    pub fn receive(&mut self, bytes: usize) -> Result<(), KvError> {
         if self.kind == CallKind::Watch {
             return Ok(());
         }
-        let mut received = self.request_bytes.lock().expect("counting does not panic");
         let mut state = self.client.shared.lock();
         if state.counts.request_bytes + bytes > self.client.shared.limits.request_bytes {
             state.counts.refused_calls += 1;
@@ -294,168 +287,38 @@ impl Call {
             return Err(KvError::TooManyRequests);
         }
         state.counts.request_bytes += bytes;
-        *received += bytes;
+        self.request_bytes += bytes;
         Ok(())
     }
 
     /// The request is no longer needed.
-    pub fn answered(&self) {
-        let mut received = self.request_bytes.lock().expect("counting does not panic");
-        if *received > 0 {
-            self.client.shared.lock().counts.request_bytes -= std::mem::take(&mut *received);
+    pub fn answered(&mut self) {
+        if self.request_bytes > 0 {
+            self.client.shared.lock().counts.request_bytes -=
+                std::mem::take(&mut self.request_bytes);
         }
     }
 
-    fn wait(&self, more: usize, fewer: usize) {
-        let mut state = self.client.shared.lock();
-        state.wait(self.client.number, more, fewer);
-        state.make_room(self.client.shared.limits.answer_bytes);
+    /// So many bytes of the answer wait to be taken now.
+    pub fn wait(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.answer_bytes, bytes);
+        if before != bytes {
+            let mut state = self.client.shared.lock();
+            state.wait(self.client.number, bytes, before);
+            state.make_room(self.client.shared.limits.answer_bytes);
+        }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         self.answered();
+        self.wait(0);
         let counts = &mut self.client.shared.lock().counts;
         match self.kind {
             CallKind::Unary => counts.calls -= 1,
             CallKind::Watch => counts.watch_streams -= 1,
         }
-    }
-}
-
-/// A request's body, counted as it comes in.
-pub(crate) struct RequestBody {
-    inner: Incoming,
-    call: Arc<Call>,
-    /// Runs once the body had to be waited for.
-    timeout: Option<Pin<Box<Sleep>>>,
-}
-
-impl RequestBody {
-    pub fn new(inner: Incoming, call: Arc<Call>) -> Self {
-        Self {
-            inner,
-            call,
-            timeout: None,
-        }
-    }
-
-    fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.call.kind == CallKind::Watch {
-            return Poll::Pending;
-        }
-        let start = || Box::pin(tokio::time::sleep(RECEIVE_TIMEOUT));
-        self.timeout
-            .get_or_insert_with(start)
-            .as_mut()
-            .poll(context)
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.inner).poll_frame(context);
-        let Poll::Ready(frame) = polled else {
-            ready!(this.poll_timeout(context));
-            return Poll::Ready(Some(Err(KvError::TimedOut.into())));
-        };
-        Poll::Ready(match frame {
-            None => None,
-            Some(Err(error)) => Some(Err(Status::from_error(error.into()))),
-            Some(Ok(frame)) => {
-                let received = this.call.receive(frame.data_ref().map_or(0, Bytes::len));
-                Some(received.map(|()| frame).map_err(Status::from))
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// An answer's body, counted until HTTP/2 takes it over, which it does a piece at a time.
-pub(crate) struct AnswerBody {
-    inner: tonic::body::Body,
-    call: Arc<Call>,
-    /// Of the last frame: what is not given out yet.
-    rest: Bytes,
-    /// Of the last frame: all of it, until the next is asked for.
-    counted_bytes: usize,
-}
-
-impl AnswerBody {
-    pub fn new(inner: tonic::body::Body, call: Arc<Call>) -> Self {
-        Self {
-            inner,
-            call,
-            rest: Bytes::new(),
-            counted_bytes: 0,
-        }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        let before = std::mem::replace(&mut self.counted_bytes, bytes);
-        if before != bytes {
-            self.call.wait(bytes, before);
-        }
-    }
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        if this.rest.is_empty() {
-            this.count(0);
-            let frame = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
-                Some(Ok(frame)) => frame,
-                end => return Poll::Ready(end),
-            };
-            match frame.into_data() {
-                Ok(data) => {
-                    this.count(data.len());
-                    this.rest = data;
-                }
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-            }
-        }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.rest.is_empty() {
-            true => self.inner.size_hint(),
-            false => SizeHint::default(),
-        }
-    }
-}
-
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        self.count(0);
     }
 }
 
@@ -478,7 +341,7 @@ mod tests {
         let clients = clients();
         let (one, two) = (clients.enter().unwrap(), clients.enter().unwrap());
         assert!(clients.enter().is_none());
-        let calls = [&one, &two].map(|client| client.begin(CallKind::Unary).unwrap());
+        let mut calls = [&one, &two].map(|client| client.begin(CallKind::Unary).unwrap());
         assert_eq!(
             one.begin(CallKind::Unary).err(),
             Some(KvError::TooManyRequests)
@@ -490,7 +353,7 @@ mod tests {
         assert_eq!(calls[1].receive(1), Err(KvError::TooManyRequests));
         calls[0].answered();
         calls[1].receive(60).unwrap();
-        calls[1].wait(70, 0);
+        calls[1].wait(70);
         let counts = ClientCounts {
             connections: 2,
             calls: 2,
@@ -502,7 +365,7 @@ mod tests {
             cut_connections: 0,
         };
         assert_eq!(clients.counts(), counts, "room-adds-up");
-        calls[1].wait(0, 70);
+        calls[1].wait(0);
         drop((calls, watch, one, two));
         let refused = ClientCounts {
             refused_connections: 1,
@@ -516,17 +379,17 @@ mod tests {
     async fn whoever_holds_most_is_cut_off_and_no_longer_counted() {
         let clients = clients();
         let (lazy, busy) = (clients.enter().unwrap(), clients.enter().unwrap());
-        let lazy_calls = [0; 2].map(|_| lazy.begin(CallKind::Unary).unwrap());
-        let busy_call = busy.begin(CallKind::Watch).unwrap();
-        lazy_calls[0].wait(40, 0);
-        lazy_calls[1].wait(20, 0);
-        busy_call.wait(40, 0);
+        let mut lazy_calls = [0; 2].map(|_| lazy.begin(CallKind::Unary).unwrap());
+        let mut busy_call = busy.begin(CallKind::Watch).unwrap();
+        lazy_calls[0].wait(40);
+        lazy_calls[1].wait(20);
+        busy_call.wait(40);
         assert_eq!(clients.counts().cut_connections, 0);
-        busy_call.wait(1, 0);
+        busy_call.wait(41);
         lazy.cut_off().await;
         assert_eq!(clients.counts().answer_bytes, 41);
         // What it gives back now was taken off already.
-        lazy_calls[0].wait(10, 40);
+        lazy_calls[0].wait(10);
         drop((lazy_calls, lazy));
         let counts = clients.counts();
         assert_eq!((counts.answer_bytes, counts.connections), (41, 1));

@@ -20,10 +20,9 @@ mod watch_session;
 
 use crate::clients::Clients;
 use crate::proto::etcdserverpb::{
-    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
-    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    auth_server::AuthServer, cluster_server::ClusterServer, maintenance_server::MaintenanceServer,
+    watch_server::WatchServer,
 };
-use kv::KvService;
 use replica::Replica;
 use std::time::Duration;
 use tokio::sync::watch as watch_channel;
@@ -62,14 +61,7 @@ impl Default for ServiceOptions {
     }
 }
 
-/// The KV service, apart from the others because it is called without a router.
-pub(crate) fn kv_server(replica: Replica) -> KvServer<KvService> {
-    KvServer::new(KvService(replica))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(usize::MAX)
-}
-
-/// Every other service. `stopped` turns true when open streams should end.
+/// Every service but KV, which is called without tonic. `stopped` turns true when open streams should end.
 pub(crate) fn routes(
     replica: &Replica,
     options: ServiceOptions,

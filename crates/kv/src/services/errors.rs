@@ -33,11 +33,16 @@ pub(crate) fn read_failed(error: ReadError) -> KvError {
 /// something else (a revision that is compacted or not there yet). Any other status is returned as it is.
 pub(crate) fn name_oversized(status: Status, limit_bytes: usize) -> Status {
     if status.code() == Code::OutOfRange && status.message().contains("message length too large") {
-        return Status::resource_exhausted(format!(
-            "grpc: received message larger than max ({limit_bytes} bytes)"
-        ));
+        return message_too_large(limit_bytes);
     }
     status
+}
+
+/// For a message above the receive limit, as Go's gRPC says it.
+pub(crate) fn message_too_large(limit_bytes: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "grpc: received message larger than max ({limit_bytes} bytes)"
+    ))
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@
 use super::{errors::read_failed, replica::Replica};
 use crate::store::KvError;
 use eaves::ReadError;
+use eaves_http2::Head;
 use std::time::Duration;
-use tonic::{Request, Status, metadata::MetadataMap};
+use tonic::Status;
 
 /// The greatest age a read allows, in milliseconds.
 pub(crate) const MAX_STALENESS: &str = "eaves-max-staleness-ms";
@@ -34,13 +35,17 @@ pub(crate) struct Demand {
 
 impl Demand {
     /// Reads the metadata of a call; absent means nothing is demanded.
-    pub fn of<T>(request: &Request<T>) -> Result<Demand, Status> {
-        let metadata = request.metadata();
-        let max_staleness: Option<u64> = number(metadata, MAX_STALENESS)?;
+    pub fn of(head: &Head) -> Result<Demand, Status> {
+        let max_staleness: Option<u64> = number(head, MAX_STALENESS)?;
         Ok(Demand {
             max_staleness: max_staleness.map(Duration::from_millis),
-            min_revision: number(metadata, MIN_REVISION)?.unwrap_or(0),
+            min_revision: number(head, MIN_REVISION)?.unwrap_or(0),
         })
+    }
+
+    /// Whether a serializable read needs to wait for nothing.
+    pub fn is_nothing(self) -> bool {
+        self == Demand::default()
     }
 
     /// Waits until this node's state is what the read demands. Returns how old it is at most, if the read limits that.
@@ -82,20 +87,20 @@ impl Demand {
 }
 
 /// The number in a piece of metadata, if it is there.
-fn number<N: std::str::FromStr>(
-    metadata: &MetadataMap,
-    name: &'static str,
-) -> Result<Option<N>, Status> {
-    let mut values = metadata.get_all(name).iter();
-    let Some(value) = values.next() else {
+fn number<N: std::str::FromStr>(head: &Head, name: &'static str) -> Result<Option<N>, Status> {
+    let mut fields = head
+        .fields
+        .iter()
+        .filter(|field| field.name == name.as_bytes());
+    let Some(field) = fields.next() else {
         return Ok(None);
     };
-    if values.next().is_some() {
+    if fields.next().is_some() {
         return Err(Status::invalid_argument(format!(
             "eaves: metadata {name} is there more than once: give it once"
         )));
     }
-    let text = String::from_utf8_lossy(value.as_encoded_bytes());
+    let text = String::from_utf8_lossy(&field.value);
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(number) if digits => Ok(Some(number)),
@@ -127,14 +132,18 @@ fn not_yet(revision: i64, present: i64, error: ReadError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use eaves_http2::hpack::Field;
     use tonic::Code;
 
     fn demand(metadata: &[(&'static str, &str)]) -> Result<Demand, Status> {
-        let mut request = Request::new(());
-        for (name, value) in metadata {
-            request.metadata_mut().append(*name, value.parse().unwrap());
-        }
-        Demand::of(&request)
+        let fields = metadata.iter().map(|(name, value)| Field {
+            name: name.as_bytes().into(),
+            value: value.as_bytes().to_vec().into(),
+        });
+        Demand::of(&Head {
+            fields: fields.collect(),
+            ..Head::default()
+        })
     }
 
     #[test]

@@ -5,30 +5,222 @@
 //! Range, Txn that only reads       check -> what the read demands (a read index, an age, a revision) -> Store
 //! ```
 //!
-//! `Node::write` returns once the command is applied on this very node, so a client that reads its own write here finds it.
+//! The service is not tonic's: it is most of what a node does, so nothing stands between it and HTTP/2, and a serializable read of
+//! few keys is answered on the spot. `Node::write` returns once the command is applied on this very node, so a client that reads its own write here finds it.
 
-use super::{
-    errors::write_failed,
-    freshness::{Demand, STALENESS},
-    partial::NoStream,
-    replica::Replica,
-    validate,
-};
+use super::{errors::write_failed, freshness::Demand, replica::Replica, validate};
 use crate::{
-    proto::etcdserverpb::{kv_server::Kv, *},
+    proto::etcdserverpb::*,
     store::{KvCommand, KvError, Store, decode_answer},
 };
+use bytes::{Bytes, BytesMut};
+use eaves_http2::Head;
+use futures_util::future::BoxFuture;
 use prost::Message;
-use std::time::Duration;
-use tonic::{Request, Response, Status};
+use std::{sync::Arc, time::Duration};
+use tonic::Status;
 
 /// In a store of at most this many keys any range is read at once, in well under a millisecond.
 const QUICK_RANGE_KEYS: usize = 1000;
 
+/// The service. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct KvService(pub Replica);
+pub(crate) struct KvService(Arc<Replica>);
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Range,
+    Put,
+    DeleteRange,
+    Txn,
+    Compact,
+    RangeStream,
+}
+
+/// What a call leads to.
+pub(crate) struct Reply {
+    pub message: ReplyMessage,
+    /// How old the state was at most, if its read limited that.
+    pub staleness: Option<Duration>,
+}
+
+/// The message of a reply.
+pub(crate) enum ReplyMessage {
+    Range(RangeResponse),
+    Put(PutResponse),
+    DeleteRange(DeleteRangeResponse),
+    Txn(TxnResponse),
+    Compact(CompactionResponse),
+}
+
+/// A call, begun.
+pub(crate) enum Started {
+    /// There was nothing to wait for.
+    Done(Result<Reply, Status>),
+    Waiting(BoxFuture<'static, Result<Reply, Status>>),
+}
+
+impl Method {
+    /// By the last part of its path.
+    pub fn named(name: &str) -> Option<Method> {
+        Some(match name {
+            "Range" => Method::Range,
+            "Put" => Method::Put,
+            "DeleteRange" => Method::DeleteRange,
+            "Txn" => Method::Txn,
+            "Compact" => Method::Compact,
+            "RangeStream" => Method::RangeStream,
+            _ => return None,
+        })
+    }
+}
+
+impl ReplyMessage {
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            ReplyMessage::Range(message) => message.encoded_len(),
+            ReplyMessage::Put(message) => message.encoded_len(),
+            ReplyMessage::DeleteRange(message) => message.encoded_len(),
+            ReplyMessage::Txn(message) => message.encoded_len(),
+            ReplyMessage::Compact(message) => message.encoded_len(),
+        }
+    }
+
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            ReplyMessage::Range(message) => message.encode(out),
+            ReplyMessage::Put(message) => message.encode(out),
+            ReplyMessage::DeleteRange(message) => message.encode(out),
+            ReplyMessage::Txn(message) => message.encode(out),
+            ReplyMessage::Compact(message) => message.encode(out),
+        }
+        .expect("a growing buffer has room for any message");
+    }
+}
+
+impl From<ReplyMessage> for Reply {
+    fn from(message: ReplyMessage) -> Reply {
+        Reply {
+            message,
+            staleness: None,
+        }
+    }
+}
 
 impl KvService {
+    pub fn new(replica: Replica) -> KvService {
+        KvService(Arc::new(replica))
+    }
+
+    /// Begins a call: its head, and its message without gRPC's frame.
+    pub fn start(&self, method: Method, head: &Head, message: Bytes) -> Started {
+        match method {
+            Method::Range => self.start_range(head, message),
+            Method::Put => self.wait(message, Self::put),
+            Method::DeleteRange => self.wait(message, Self::delete_range),
+            Method::Txn => match Demand::of(head) {
+                Ok(demand) => self.wait(message, move |this, request| this.txn(demand, request)),
+                Err(status) => Started::Done(Err(status)),
+            },
+            Method::Compact => self.wait(message, Self::compact),
+            Method::RangeStream => Started::Done(Err(Status::unimplemented(
+                "eaves: streams of ranges are not supported yet: use Range with a limit",
+            ))),
+        }
+    }
+
+    fn wait<M, F>(&self, message: Bytes, call: impl FnOnce(Self, M) -> F) -> Started
+    where
+        M: Message + Default,
+        F: Future<Output = Result<Reply, Status>> + Send + 'static,
+    {
+        match decode(message) {
+            Ok(request) => Started::Waiting(Box::pin(call(self.clone(), request))),
+            Err(status) => Started::Done(Err(status)),
+        }
+    }
+
+    /// A serializable read that demands nothing and finds little is over at once.
+    fn start_range(&self, head: &Head, message: Bytes) -> Started {
+        let checked = || -> Result<(Demand, RangeRequest), Status> {
+            let demand = Demand::of(head)?;
+            let request = decode(message)?;
+            validate::range(&request)?;
+            Ok((demand, request))
+        };
+        match checked() {
+            Err(status) => Started::Done(Err(status)),
+            Ok((demand, request))
+                if request.serializable && demand.is_nothing() && self.is_quick(&request) =>
+            {
+                let response = self.0.store.range(&request).map_err(Status::from);
+                Started::Done(response.map(|response| self.ranged(response, None)))
+            }
+            Ok((demand, request)) => {
+                Started::Waiting(Box::pin(self.clone().range(demand, request)))
+            }
+        }
+    }
+
+    async fn range(self, demand: Demand, request: RangeRequest) -> Result<Reply, Status> {
+        let staleness = demand.met(&self.0, request.serializable).await?;
+        let quick = self.is_quick(&request);
+        let response = self.read(quick, move |store| store.range(&request)).await?;
+        Ok(self.ranged(response, staleness))
+    }
+
+    fn ranged(&self, mut response: RangeResponse, staleness: Option<Duration>) -> Reply {
+        self.complete(&mut response.header);
+        Reply {
+            message: ReplyMessage::Range(response),
+            staleness,
+        }
+    }
+
+    async fn put(self, request: PutRequest) -> Result<Reply, Status> {
+        validate::put(&request)?;
+        let mut response: PutResponse = self.write(KvCommand::Put(request)).await?;
+        self.complete(&mut response.header);
+        Ok(ReplyMessage::Put(response).into())
+    }
+
+    async fn delete_range(self, request: DeleteRangeRequest) -> Result<Reply, Status> {
+        validate::delete_range(&request)?;
+        let mut response: DeleteRangeResponse = self.write(KvCommand::DeleteRange(request)).await?;
+        self.complete(&mut response.header);
+        Ok(ReplyMessage::DeleteRange(response).into())
+    }
+
+    async fn txn(self, demand: Demand, request: TxnRequest) -> Result<Reply, Status> {
+        validate::txn(&request)?;
+        let mut staleness = None;
+        let mut response = if validate::txn_only_reads(&request) {
+            let serializable = validate::txn_is_serializable(&request);
+            staleness = demand.met(&self.0, serializable).await?;
+            let quick = validate::ranges(&request).all(|range| self.is_quick(range));
+            self.read(quick, move |store| store.txn_read_only(&request))
+                .await?
+        } else {
+            // It sees everything before it, so whatever was demanded is there.
+            self.write(KvCommand::Txn(request)).await?
+        };
+        self.complete(&mut response.header);
+        Ok(Reply {
+            message: ReplyMessage::Txn(response),
+            staleness,
+        })
+    }
+
+    async fn compact(self, request: CompactionRequest) -> Result<Reply, Status> {
+        let mut response: CompactionResponse = self.write(KvCommand::Compact(request)).await?;
+        if request.physical {
+            self.scrubbed(request.revision).await?;
+        }
+        self.complete(&mut response.header);
+        Ok(ReplyMessage::Compact(response).into())
+    }
+
     /// Proposes `command` and waits for its answer.
     async fn write<M: Message + Default>(&self, command: KvCommand) -> Result<M, KvError> {
         let bytes = command.encode();
@@ -76,93 +268,6 @@ impl KvService {
     }
 }
 
-/// An answer that says how old the state was at most, if its read limited that. Rounded up: the truth is never later.
-fn telling<M>(staleness: Option<Duration>, message: M) -> Response<M> {
-    let mut response = Response::new(message);
-    if let Some(staleness) = staleness {
-        let milliseconds = staleness.as_nanos().div_ceil(1_000_000) as u64;
-        response
-            .metadata_mut()
-            .insert(STALENESS, milliseconds.into());
-    }
-    response
-}
-
-#[tonic::async_trait]
-impl Kv for KvService {
-    async fn range(
-        &self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<RangeResponse>, Status> {
-        let demand = Demand::of(&request)?;
-        let request = request.into_inner();
-        validate::range(&request)?;
-        let staleness = demand.met(&self.0, request.serializable).await?;
-        let quick = self.is_quick(&request);
-        let mut response = self.read(quick, move |store| store.range(&request)).await?;
-        self.complete(&mut response.header);
-        Ok(telling(staleness, response))
-    }
-
-    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = request.into_inner();
-        validate::put(&request)?;
-        let mut response: PutResponse = self.write(KvCommand::Put(request)).await?;
-        self.complete(&mut response.header);
-        Ok(Response::new(response))
-    }
-
-    async fn delete_range(
-        &self,
-        request: Request<DeleteRangeRequest>,
-    ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
-        validate::delete_range(&request)?;
-        let mut response: DeleteRangeResponse = self.write(KvCommand::DeleteRange(request)).await?;
-        self.complete(&mut response.header);
-        Ok(Response::new(response))
-    }
-
-    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let demand = Demand::of(&request)?;
-        let request = request.into_inner();
-        validate::txn(&request)?;
-        let mut staleness = None;
-        let mut response = if validate::txn_only_reads(&request) {
-            let serializable = validate::txn_is_serializable(&request);
-            staleness = demand.met(&self.0, serializable).await?;
-            let quick = validate::ranges(&request).all(|range| self.is_quick(range));
-            self.read(quick, move |store| store.txn_read_only(&request))
-                .await?
-        } else {
-            // It sees everything before it, so whatever was demanded is there.
-            self.write(KvCommand::Txn(request)).await?
-        };
-        self.complete(&mut response.header);
-        Ok(telling(staleness, response))
-    }
-
-    async fn compact(
-        &self,
-        request: Request<CompactionRequest>,
-    ) -> Result<Response<CompactionResponse>, Status> {
-        let request = request.into_inner();
-        let mut response: CompactionResponse = self.write(KvCommand::Compact(request)).await?;
-        if request.physical {
-            self.scrubbed(request.revision).await?;
-        }
-        self.complete(&mut response.header);
-        Ok(Response::new(response))
-    }
-
-    type RangeStreamStream = NoStream<RangeStreamResponse>;
-
-    async fn range_stream(
-        &self,
-        _: Request<RangeRequest>,
-    ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        Err(Status::unimplemented(
-            "eaves: streams of ranges are not supported yet: use Range with a limit",
-        ))
-    }
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| Status::internal(error.to_string()))
 }

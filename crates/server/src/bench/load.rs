@@ -2,7 +2,7 @@
 
 use super::pacer;
 use super::plan::{Operation, Plan};
-use super::wire::{CallError, Connection, MethodUri};
+use super::wire::{CallError, Connection};
 use crate::address::Address;
 use crate::failure::{Failure, Outcome};
 use crate::histogram::Histogram;
@@ -88,7 +88,7 @@ async fn client(load: Arc<Load>, link: Arc<Link>, seed: u64) {
     while let Some((number, began)) = load.claim().await {
         let answer = timeout(
             load.plan.timeout,
-            connection.call(&link.method, load.plan.request(number, &mut random)),
+            connection.call(load.plan.request(number, &mut random)),
         )
         .await;
         let answer =
@@ -164,7 +164,7 @@ fn found_nothing(message: Bytes) -> bool {
 /// A connection that several clients share and the first to see it broken opens again.
 struct Link {
     address: Address,
-    method: MethodUri,
+    method: &'static str,
     /// How often it was opened, and the latest.
     current: tokio::sync::Mutex<(u64, Connection)>,
 }
@@ -182,8 +182,8 @@ async fn open_links(plan: &Plan) -> Outcome<Vec<Arc<Link>>> {
                 "cannot reach {address}: {cause}; start a node there or give other --endpoints"
             ))
         };
-        let method = MethodUri::new(address, plan.method()).map_err(cannot)?;
-        let connection = open(address).await.map_err(cannot)?;
+        let method = plan.method();
+        let connection = open(address, method).await.map_err(cannot)?;
         links.push(Arc::new(Link {
             address: address.clone(),
             method,
@@ -193,8 +193,8 @@ async fn open_links(plan: &Plan) -> Outcome<Vec<Arc<Link>>> {
     Ok(links)
 }
 
-async fn open(address: &Address) -> Result<Connection, String> {
-    let opened = timeout(CONNECT_TIMEOUT, Connection::open(address)).await;
+async fn open(address: &Address, method: &str) -> Result<Connection, String> {
+    let opened = timeout(CONNECT_TIMEOUT, Connection::open(address, method)).await;
     opened.unwrap_or_else(|_| {
         Err(format!(
             "no connection within {} s",
@@ -215,7 +215,7 @@ impl Link {
         let mut told = false;
         while current.0 == generation {
             tokio::time::sleep(REOPEN_PAUSE).await;
-            match open(&self.address).await {
+            match open(&self.address, self.method).await {
                 Ok(connection) => *current = (generation + 1, connection),
                 Err(cause) if told => tracing::debug!("cannot reach {}: {cause}", self.address),
                 Err(cause) => {

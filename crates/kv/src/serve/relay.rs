@@ -1,0 +1,200 @@
+//! Calls that tonic's services answer: all but KV. A request is put together as they expect it, and their response taken apart.
+
+use super::{grpc::put_headers, inbox::Inbox};
+use bytes::{Bytes, BytesMut};
+use eaves_http2::{Head, hpack::encode};
+use futures_util::future::BoxFuture;
+use hyper::body::{Body as _, Frame};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker, ready},
+};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version},
+};
+
+/// A call on its way through a service.
+pub(super) struct Relay {
+    state: State,
+    /// The client has not taken what it was sent: nothing more is asked of the service until then.
+    pub is_blocked: bool,
+}
+
+enum State {
+    Calling(BoxFuture<'static, Response<Body>>),
+    Sending(Body),
+}
+
+/// What a service wants to be sent.
+pub(super) enum Step {
+    /// A head, as a block.
+    Head(BytesMut),
+    /// A head that is all there is.
+    OnlyHead(BytesMut),
+    Data(Bytes),
+    /// The end, with trailers.
+    Trailers(Bytes),
+    /// The end, without.
+    End,
+    /// The service gave up in the middle.
+    Broken,
+}
+
+impl Relay {
+    pub fn new(response: BoxFuture<'static, Response<Body>>) -> Relay {
+        Relay {
+            state: State::Calling(response),
+            is_blocked: false,
+        }
+    }
+
+    /// What comes next. Not to be asked again after an end.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Step> {
+        match &mut self.state {
+            State::Calling(response) => {
+                let (head, body) = ready!(response.as_mut().poll(context)).into_parts();
+                let mut block = BytesMut::new();
+                encode::put_literal(&mut block, b":status", head.status.as_str().as_bytes());
+                put_headers(&mut block, &head.headers);
+                if body.is_end_stream() {
+                    return Poll::Ready(Step::OnlyHead(block));
+                }
+                self.state = State::Sending(body);
+                Poll::Ready(Step::Head(block))
+            }
+            State::Sending(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                Poll::Ready(match frame.map(|frame| frame.map(Frame::into_data)) {
+                    None => Step::End,
+                    Some(Err(_)) => Step::Broken,
+                    Some(Ok(Ok(data))) => Step::Data(data),
+                    Some(Ok(Err(other))) => match other.into_trailers() {
+                        Err(_) => Step::Broken,
+                        Ok(trailers) => {
+                            let mut block = BytesMut::new();
+                            put_headers(&mut block, &trailers);
+                            Step::Trailers(block.freeze())
+                        }
+                    },
+                })
+            }
+        }
+    }
+}
+
+/// A request as tonic expects it; `None` if its head cannot be one.
+pub(super) fn request(head: Head, body: RelayBody) -> Option<Request<Body>> {
+    let mut request = Request::new(Body::new(body));
+    *request.method_mut() = Method::from_bytes(&head.method).ok()?;
+    *request.uri_mut() = Uri::try_from(&head.path[..]).ok()?;
+    *request.version_mut() = Version::HTTP_2;
+    let headers = request.headers_mut();
+    for field in head.fields {
+        let name = HeaderName::from_bytes(&field.name).ok()?;
+        headers.append(name, HeaderValue::from_maybe_shared(field.value).ok()?);
+    }
+    Some(request)
+}
+
+/// A request's body, filled by the driver and emptied by the service.
+pub(super) fn body(stream: u32, inbox: Arc<Inbox>) -> (BodySender, RelayBody) {
+    let pieces = Arc::new(Mutex::default());
+    let sender = BodySender {
+        pieces: pieces.clone(),
+    };
+    let body = RelayBody {
+        pieces,
+        stream,
+        inbox,
+    };
+    (sender, body)
+}
+
+#[derive(Default)]
+struct Pieces {
+    waiting: VecDeque<Bytes>,
+    end: Option<Result<(), Status>>,
+    service: Option<Waker>,
+}
+
+/// The driver's end. Dropped before the end was sent, it breaks the body off.
+pub(super) struct BodySender {
+    pieces: Arc<Mutex<Pieces>>,
+}
+
+impl BodySender {
+    pub fn send(&self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.change(|pieces| pieces.waiting.push_back(piece));
+        }
+    }
+
+    /// No more comes; an error says why before its time. Only the first end counts.
+    pub fn end(&self, end: Result<(), Status>) {
+        self.change(|pieces| {
+            pieces.end.get_or_insert(end);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Pieces)) {
+        let mut pieces = lock(&self.pieces);
+        change(&mut pieces);
+        if let Some(service) = pieces.service.take() {
+            service.wake();
+        }
+    }
+}
+
+impl Drop for BodySender {
+    fn drop(&mut self) {
+        self.end(Err(Status::cancelled("the client is gone")));
+    }
+}
+
+/// The service's end.
+pub(super) struct RelayBody {
+    pieces: Arc<Mutex<Pieces>>,
+    stream: u32,
+    inbox: Arc<Inbox>,
+}
+
+impl hyper::body::Body for RelayBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut pieces = lock(&self.pieces);
+        if let Some(piece) = pieces.waiting.pop_front() {
+            drop(pieces);
+            self.inbox.take(self.stream, piece.len());
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match &mut pieces.end {
+            Some(Ok(())) => Poll::Ready(None),
+            Some(error) => {
+                let error = std::mem::replace(error, Ok(()));
+                Poll::Ready(error.err().map(Err))
+            }
+            None => {
+                pieces.service = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let pieces = lock(&self.pieces);
+        pieces.waiting.is_empty() && matches!(pieces.end, Some(Ok(())))
+    }
+}
+
+fn lock(pieces: &Mutex<Pieces>) -> MutexGuard<'_, Pieces> {
+    pieces.lock().expect("no service panics with it")
+}

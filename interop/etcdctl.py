@@ -504,10 +504,6 @@ def cluster_and_health(check, ctl, cluster):
         known = {answer["Endpoint"].removeprefix("http://") for answer in answers}
         expect(known >= set(cluster.addresses[:3]), True, f"{known} has the voters, that it")
 
-    def status_cluster_refused():
-        # Here etcdctl 3.4 sends a member's whole URL as HTTP/2's :authority, which our HTTP/2 library refuses as malformed.
-        ctl.refused("endpoint", "status", "--cluster", with_error="PROTOCOL_ERROR")
-
     def health():
         answer = ctl.run("endpoint", "health")
         expect_in("is healthy", answer.out + answer.err, "the output")
@@ -544,10 +540,7 @@ def cluster_and_health(check, ctl, cluster):
     check("endpoint status -w json", status_json)
     check("endpoint status of all nodes: one leader, one cluster", one_leader)
     check("endpoint status -w table", status_table)
-    if cluster.eaves and "etcdctl version: 3.4" in ctl.run("version").out:
-        check("endpoint status --cluster is refused, as known for etcdctl 3.4", status_cluster_refused)
-    else:
-        check("endpoint status --cluster", status_cluster)
+    check("endpoint status --cluster", status_cluster)
     check("endpoint health", health)
     check("endpoint health --cluster", health_cluster)
     check("endpoint health -w json of all nodes", health_json)

@@ -340,13 +340,14 @@ impl ServerConnection {
             return Ok(());
         }
         self.expect_used(header.stream)?;
+        if more == 0 {
+            self.fail_stream(header.stream, ErrorCode::PROTOCOL_ERROR);
+        }
         let Some(stream) = self.streams.get_mut(&header.stream) else {
             return Ok(());
         };
         stream.send_window += more;
-        if more == 0 {
-            self.fail_stream(header.stream, ErrorCode::PROTOCOL_ERROR);
-        } else if stream.send_window > MAX_WINDOW_BYTES {
+        if stream.send_window > MAX_WINDOW_BYTES {
             self.fail_stream(header.stream, ErrorCode::FLOW_CONTROL_ERROR);
         } else if stream.becomes_ready() {
             self.ready.push_back(header.stream);

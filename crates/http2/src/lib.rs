@@ -14,6 +14,8 @@
 mod connection;
 mod error;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod hpack;
 mod request;
 

@@ -23,7 +23,10 @@
 use crate::store::KvError;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Notify, time::Instant};
@@ -111,7 +114,14 @@ struct State {
 #[derive(Debug)]
 struct Connected {
     answer_bytes: usize,
-    cut: Arc<Notify>,
+    cut: Arc<Cut>,
+}
+
+/// Whether a connection must be closed.
+#[derive(Debug, Default)]
+struct Cut {
+    is_cut: AtomicBool,
+    notify: Notify,
 }
 
 impl Default for Clients {
@@ -144,7 +154,7 @@ impl Clients {
         }
         state.counts.connections += 1;
         state.next_number += 1;
-        let (number, cut) = (state.next_number, Arc::new(Notify::new()));
+        let (number, cut) = (state.next_number, Arc::<Cut>::default());
         let connected = Connected {
             answer_bytes: 0,
             cut: cut.clone(),
@@ -197,7 +207,8 @@ impl State {
             let connected = self.connections.remove(&number).expect("it was found");
             self.counts.answer_bytes -= connected.answer_bytes;
             self.counts.cut_connections += 1;
-            connected.cut.notify_one();
+            connected.cut.is_cut.store(true, Ordering::Relaxed);
+            connected.cut.notify.notify_one();
             self.tell("cut off a client that does not take what it is sent");
         }
     }
@@ -207,13 +218,18 @@ impl State {
 pub(crate) struct Client {
     shared: Arc<Shared>,
     number: u64,
-    cut: Arc<Notify>,
+    cut: Arc<Cut>,
 }
 
 impl Client {
     /// Resolves when the connection must be closed.
     pub async fn cut_off(&self) {
-        self.cut.notified().await;
+        self.cut.notify.notified().await;
+    }
+
+    /// Whether it must.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut.is_cut.load(Ordering::Relaxed)
     }
 
     /// Takes on a call, if there is room.
@@ -236,6 +252,7 @@ impl Client {
             kind,
             request_bytes: 0,
             answer_bytes: 0,
+            is_done: false,
         })
     }
 }
@@ -267,6 +284,8 @@ pub(crate) struct Call {
     request_bytes: usize,
     /// Of the answer: what waits to be taken.
     answer_bytes: usize,
+    /// Nothing is done for it any more; the rest is the client's.
+    is_done: bool,
 }
 
 impl Call {
@@ -299,6 +318,17 @@ impl Call {
         }
     }
 
+    /// All is done but that the client takes its answer: it no longer counts as a call.
+    pub fn done(&mut self) {
+        if !std::mem::replace(&mut self.is_done, true) {
+            let counts = &mut self.client.shared.lock().counts;
+            match self.kind {
+                CallKind::Unary => counts.calls -= 1,
+                CallKind::Watch => counts.watch_streams -= 1,
+            }
+        }
+    }
+
     /// So many bytes of the answer wait to be taken now.
     pub fn wait(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.answer_bytes, bytes);
@@ -314,11 +344,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.answered();
         self.wait(0);
-        let counts = &mut self.client.shared.lock().counts;
-        match self.kind {
-            CallKind::Unary => counts.calls -= 1,
-            CallKind::Watch => counts.watch_streams -= 1,
-        }
+        self.done();
     }
 }
 

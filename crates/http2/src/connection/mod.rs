@@ -19,7 +19,7 @@
 //!
 //! - Priorities are ignored, as RFC 9113 allows. Those who can send take turns, a frame each.
 //! - Streams are closed with the server's last word. A client that has not ended its side hears `NO_ERROR` (RFC 9113, section 8.1).
-//! - The client's limits on header lists and its table size are ignored: what is sent is a few dozen bytes, and uses no table.
+//! - The client's limit on header lists is ignored: what is sent is a few dozen bytes. No table of header fields is used to send.
 
 mod receiving;
 mod sending;
@@ -40,6 +40,9 @@ pub const OUTPUT_BYTES: usize = 64 << 10;
 
 /// Room for output that is kept while nothing is to be written.
 const IDLE_OUTPUT_BYTES: usize = 16 << 10;
+
+/// Room for events, and for fields of a head, that is kept while there are none.
+const IDLE_EVENTS: usize = 64;
 
 /// What the table of header fields may hold: the protocol's default.
 const TABLE_BYTES: usize = 4096;
@@ -122,7 +125,9 @@ pub struct ServerConnection {
     receive_window: i64,
     /// Taken by the user, and the client was not told yet.
     untold_bytes: u32,
-    /// New streams are no longer taken.
+    /// The client made its table of header fields smaller, and has to hear that we know.
+    owes_table_size: bool,
+    /// It was said that no new streams are wanted.
     is_leaving: bool,
     failed: Option<ConnectionError>,
 }
@@ -164,6 +169,7 @@ impl ServerConnection {
             initial_send_window: i64::from(initial),
             receive_window: i64::from(connection_window_bytes),
             untold_bytes: 0,
+            owes_table_size: false,
             is_leaving: false,
             failed: None,
         }
@@ -184,7 +190,11 @@ impl ServerConnection {
 
     /// What happened, in order, until there is no more.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() && self.events.capacity() > IDLE_EVENTS {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// Whether more input should be given: not while the client does not take what it has asked for.
@@ -206,6 +216,11 @@ impl ServerConnection {
         }
     }
 
+    /// Whether a stream is open: its client may have given up on what was heard of it.
+    pub fn is_open(&self, stream: u32) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
     /// Streams that are open.
     pub fn open_streams(&self) -> usize {
         self.streams.len()
@@ -225,11 +240,12 @@ impl ServerConnection {
             let (more, rest) = bytes.split_at(missing.min(bytes.len()));
             self.partial.extend_from_slice(more);
             bytes = rest;
+            // A frame's length is known once its header is whole; a wrong preface need not be.
+            let length = self.unit_bytes(&self.partial)?;
             if more.len() < missing {
                 return Ok(());
             }
-            // A frame's length is known once its header is whole.
-            if self.unit_bytes(&self.partial)? == self.partial.len() {
+            if length == self.partial.len() {
                 let unit = std::mem::take(&mut self.partial);
                 self.handle_unit(&unit)?;
             }
@@ -277,7 +293,7 @@ impl ServerConnection {
 
     /// Ends a stream by an error that is the client's; the user hears of it.
     fn fail_stream(&mut self, stream: u32, code: ErrorCode) {
-        if self.streams.contains_key(&stream) {
+        if self.is_open(stream) {
             self.events.push_back(Event::Reset { stream });
         }
         self.reset(stream, code);
@@ -287,6 +303,9 @@ impl ServerConnection {
     fn close(&mut self, stream: u32) {
         if let Some(closed) = self.streams.remove(&stream) {
             self.closed.add(stream, !closed.is_receiving);
+            if closed.is_ready {
+                self.ready.retain(|ready| *ready != stream);
+            }
             self.tell_connection_room(closed.untaken_bytes);
         }
     }

@@ -1,7 +1,7 @@
 //! What the client sends, frame by frame (RFC 9113, section 6).
 
 use super::stream::Stream;
-use super::{Event, ServerConnection};
+use super::{Event, IDLE_EVENTS, ServerConnection, TABLE_BYTES};
 use crate::error::{ConnectionError, ErrorCode};
 use crate::frame::{self, FrameHeader, MAX_WINDOW_BYTES, flag, kind, setting};
 use crate::hpack::Listed;
@@ -200,8 +200,8 @@ impl ServerConnection {
 
     /// A new stream, unless there is a reason against it.
     fn open(&mut self, number: u32, ends_stream: bool, listed: Listed) {
-        if self.is_leaving || self.streams.len() >= self.limits.streams as usize {
-            self.reset(number, ErrorCode::REFUSED_STREAM);
+        if self.streams.len() >= self.limits.streams as usize {
+            self.refuse(number, ends_stream, ErrorCode::REFUSED_STREAM);
             return;
         }
         let mut stream = Stream::new(self.limits.stream_window_bytes, self.initial_send_window);
@@ -224,8 +224,17 @@ impl ServerConnection {
                     ended: ends_stream,
                 });
             }
-            _ => self.reset(number, ErrorCode::PROTOCOL_ERROR),
+            _ => self.refuse(number, ends_stream, ErrorCode::PROTOCOL_ERROR),
         }
+        if self.fields.capacity() > IDLE_EVENTS {
+            self.fields = Vec::new();
+        }
+    }
+
+    /// Refuses a stream; what more comes of it is no offence.
+    fn refuse(&mut self, number: u32, ends_stream: bool, code: ErrorCode) {
+        self.reset(number, code);
+        self.closed.add(number, ends_stream);
     }
 
     fn handle_priority(
@@ -245,7 +254,7 @@ impl ServerConnection {
     fn handle_reset(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), ConnectionError> {
         self.expect_used(header.stream)?;
         frame::number(payload)?;
-        if self.streams.contains_key(&header.stream) {
+        if self.is_open(header.stream) {
             self.events.push_back(Event::Reset {
                 stream: header.stream,
             });
@@ -270,6 +279,7 @@ impl ServerConnection {
                 )),
             };
         }
+        let mut initial_window = None;
         for (id, value) in frame::settings(payload)? {
             match id {
                 setting::ENABLE_PUSH if value > 1 => {
@@ -278,9 +288,18 @@ impl ServerConnection {
                 setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
                     return Err(ConnectionError::protocol("MAX_FRAME_SIZE is out of range"));
                 }
-                setting::INITIAL_WINDOW_SIZE => self.set_initial_window(value)?,
+                setting::INITIAL_WINDOW_SIZE if i64::from(value) > MAX_WINDOW_BYTES => {
+                    return Err(ConnectionError::flow_control("a window above 2^31 - 1"));
+                }
+                setting::INITIAL_WINDOW_SIZE => initial_window = Some(i64::from(value)),
+                setting::HEADER_TABLE_SIZE if (value as usize) < TABLE_BYTES => {
+                    self.owes_table_size = true;
+                }
                 _ => {}
             }
+        }
+        if let Some(bytes) = initial_window.filter(|bytes| *bytes != self.initial_send_window) {
+            self.set_initial_window(bytes)?;
         }
         frame::put_settings_ack(&mut self.output);
         self.pump();
@@ -288,18 +307,13 @@ impl ServerConnection {
     }
 
     /// Changes the windows of all streams, too (section 6.9.2).
-    fn set_initial_window(&mut self, bytes: u32) -> Result<(), ConnectionError> {
-        let bytes = i64::from(bytes);
-        let too_large = ConnectionError::flow_control("a window above 2^31 - 1");
-        if bytes > MAX_WINDOW_BYTES {
-            return Err(too_large);
-        }
+    fn set_initial_window(&mut self, bytes: i64) -> Result<(), ConnectionError> {
         let more = bytes - self.initial_send_window;
         self.initial_send_window = bytes;
         for (number, stream) in &mut self.streams {
             stream.send_window += more;
             if stream.send_window > MAX_WINDOW_BYTES {
-                return Err(too_large);
+                return Err(ConnectionError::flow_control("a window above 2^31 - 1"));
             }
             if stream.becomes_ready() {
                 self.ready.push_back(*number);

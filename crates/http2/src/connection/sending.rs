@@ -10,6 +10,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// WINDOW_UPDATE is sent when this part of a window was taken: rarely, and long before the client has to wait.
 const WINDOW_PART: u32 = 2;
 
+/// Data that waited are made ready for the socket up to here: less than where input is no longer wanted, so that a client that takes its
+/// data slowly is heard meanwhile.
+const DATA_OUTPUT_BYTES: usize = OUTPUT_BYTES / 2;
+
 impl ServerConnection {
     /// Sends a whole answer: a head, `length` bytes of data that `write` appends to what it is given, and trailers. Blocks are encoded
     /// ([`encode::put_literal`] and others). Where there is room in all windows, which is nearly always, the data are written to their place
@@ -37,8 +41,9 @@ impl ServerConnection {
             return;
         }
         let is_receiving = open.is_receiving;
+        open.send_window -= length as i64;
         self.send_window -= length as i64;
-        frame::put_headers(&mut self.output, stream, head, false);
+        self.put_headers(stream, head, false);
         frame::put_header(&mut self.output, length, kind::DATA, 0, stream);
         let end = self.output.len() + length;
         write(&mut self.output);
@@ -47,14 +52,14 @@ impl ServerConnection {
             end,
             "an answer has the length it announced"
         );
-        frame::put_headers(&mut self.output, stream, trailers, true);
+        self.put_headers(stream, trailers, true);
         self.end(stream, is_receiving);
     }
 
     /// Sends a head; data or an end follow.
     pub fn send_head(&mut self, stream: u32, block: &[u8]) {
-        if self.streams.contains_key(&stream) {
-            frame::put_headers(&mut self.output, stream, block, false);
+        if self.is_open(stream) {
+            self.put_headers(stream, block, false);
         }
     }
 
@@ -62,7 +67,7 @@ impl ServerConnection {
     pub fn send_only_head(&mut self, stream: u32, block: &[u8]) {
         if let Some(open) = self.streams.get(&stream) {
             let is_receiving = open.is_receiving;
-            frame::put_headers(&mut self.output, stream, block, true);
+            self.put_headers(stream, block, true);
             self.end(stream, is_receiving);
         }
     }
@@ -126,24 +131,30 @@ impl ServerConnection {
         frame::put_ping(&mut self.output, [0; 8], false);
     }
 
-    /// Tells the client to open no more streams. Those that are open go on to their end.
+    /// Tells the client to open no more streams. Those that are open, and those that it opens before it hears of it, go on to their end.
     pub fn go_away(&mut self) {
         if !self.is_leaving {
             self.is_leaving = true;
+            // What is on its way here is still answered: there is no telling which streams those are.
             let code = ErrorCode::NO_ERROR;
-            frame::put_go_away(&mut self.output, self.last_stream, code, "");
+            frame::put_go_away(&mut self.output, u32::MAX >> 1, code, "");
         }
     }
 
     /// As much as there is room for.
     pub(super) fn pump(&mut self) {
-        while self.output.len() < OUTPUT_BYTES && self.send_window > 0 {
+        while self.output.len() < DATA_OUTPUT_BYTES && self.send_window > 0 {
             let Some(number) = self.ready.pop_front() else {
                 return;
             };
             let Some(stream) = self.streams.get_mut(&number) else {
                 continue;
             };
+            if stream.send_window <= 0 {
+                // The client made it smaller since.
+                stream.is_ready = false;
+                continue;
+            }
             let room = stream.send_window.min(self.send_window);
             let data = stream.dequeue((room as usize).min(MAX_PAYLOAD_BYTES));
             stream.send_window -= data.len() as i64;
@@ -173,6 +184,16 @@ impl ServerConnection {
             let room = std::mem::take(&mut self.untold_bytes);
             self.receive_window += i64::from(room);
             frame::put_window_update(&mut self.output, 0, room);
+        }
+    }
+
+    fn put_headers(&mut self, stream: u32, block: &[u8], ends_stream: bool) {
+        if std::mem::take(&mut self.owes_table_size) {
+            // The table that we do not use has no room from now on (RFC 7541, section 4.2).
+            let block = [&[0x20], block].concat();
+            frame::put_headers(&mut self.output, stream, &block, ends_stream);
+        } else {
+            frame::put_headers(&mut self.output, stream, block, ends_stream);
         }
     }
 
@@ -206,9 +227,7 @@ impl ServerConnection {
         let is_receiving = stream.is_receiving;
         match stream.end.take() {
             None => return,
-            Some(End::Trailers(block)) => {
-                frame::put_headers(&mut self.output, number, &block, true)
-            }
+            Some(End::Trailers(block)) => self.put_headers(number, &block, true),
             Some(End::Data) => {
                 frame::put_header(&mut self.output, 0, kind::DATA, flag::END_STREAM, number)
             }

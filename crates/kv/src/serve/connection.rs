@@ -29,7 +29,7 @@ use bytes::Bytes;
 use eaves_http2::{ErrorCode, Event, Head, Limits, ServerConnection};
 use futures_util::future::BoxFuture;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     pin::Pin,
     sync::Arc,
@@ -53,6 +53,11 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a request's head may hold: gRPC's usual limit.
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 
+/// How long a connection may work before others have a turn, on the same thread.
+const TURN: Duration = Duration::from_millis(1);
+/// The clock is looked at so rarely: most calls take a microsecond.
+const STEPS_PER_LOOK: u32 = 16;
+
 const LIMITS: Limits = Limits {
     streams: MAX_STREAMS,
     stream_window_bytes: STREAM_WINDOW_BYTES,
@@ -68,9 +73,13 @@ pub(super) struct Driver<S> {
     dispatch: Arc<Dispatch>,
     streams: HashMap<u32, Stream>,
     inbox: Arc<Inbox>,
-    /// What was in the inbox; kept for their memory.
-    woken: Vec<u32>,
+    /// What was in the inbox, as far as there was no turn for it.
+    woken: VecDeque<u32>,
     taken: Vec<(u32, usize)>,
+    /// When this turn began, and what was done in it.
+    turn: Instant,
+    steps: u32,
+    is_long: bool,
     /// When it is next looked whether the client still says anything.
     tick: Pin<Box<Sleep>>,
     /// It said something since the last look.
@@ -94,8 +103,8 @@ enum Stream {
         future: BoxFuture<'static, Result<Reply, Status>>,
         waker: CallWaker,
     },
-    /// The client has to take what it was sent. The call is counted until then.
-    Leaving { _call: Option<Call> },
+    /// The client has to take what it was sent. What that is counts until then.
+    Leaving { _call: Call },
     /// A service's response, and what is missing of the request.
     Relayed {
         /// Plain pages are not counted.
@@ -120,8 +129,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             dispatch,
             streams: HashMap::new(),
             inbox: Arc::default(),
-            woken: Vec::new(),
+            woken: VecDeque::new(),
             taken: Vec::new(),
+            turn: Instant::now(),
+            steps: 0,
+            is_long: false,
             tick: Box::pin(tokio::time::sleep(PING_INTERVAL)),
             is_heard: false,
             is_pinged: false,
@@ -140,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inbox.register(context.waker());
+        (self.turn, self.is_long) = (Instant::now(), false);
         loop {
             let could_read = self.http2.wants_input();
             let mut is_busy = match self.poll_read(context) {
@@ -157,6 +170,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             is_busy |= !could_read && self.http2.wants_input();
             if self.http2.is_over() {
                 return Poll::Ready(Ok(()));
+            }
+            if self.client.is_cut_off() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            if self.is_long {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if !is_busy && self.tick.as_mut().poll(context).is_ready() {
                 if let Err(error) = self.look() {
@@ -206,7 +226,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// The client broke the protocol: it is told why, if it takes that at once.
     fn fail(&mut self, context: &mut Context<'_>, error: io::Error) -> Poll<io::Result<()>> {
         if error.kind() == io::ErrorKind::InvalidData {
-            let _ = self.poll_write(context);
+            let said = self.http2.output();
+            let _ = Pin::new(&mut self.socket).poll_write(context, said);
         }
         Poll::Ready(Err(error))
     }
@@ -240,16 +261,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     late.push(*number);
                 }
                 Stream::Relayed {
-                    call: Some(call),
-                    since,
-                    body,
-                    ..
-                } if call.kind() == CallKind::Unary && since.elapsed() > RECEIVE_TIMEOUT => {
-                    body.end(Err(KvError::TimedOut.into()));
+                    call, since, body, ..
+                } if since.elapsed() > RECEIVE_TIMEOUT => {
+                    let kind = call.as_ref().map(Call::kind);
+                    if kind != Some(CallKind::Watch) {
+                        body.end(Err(KvError::TimedOut.into()));
+                    }
                 }
                 _ => {}
             }
         }
+        late.sort_unstable();
         for number in late {
             self.refuse(number, KvError::TimedOut.into());
         }
@@ -258,9 +280,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Says whether there were any.
     fn handle_events(&mut self) -> bool {
         let mut is_busy = false;
-        while let Some(event) = self.http2.poll_event() {
+        while !self.is_long_enough()
+            && let Some(event) = self.http2.poll_event()
+        {
             is_busy = true;
             match event {
+                // Its client gave up while it was on its way here.
+                Event::Request { stream, .. } | Event::Data { stream, .. }
+                    if !self.http2.is_open(stream) => {}
                 Event::Request {
                     stream,
                     head,
@@ -305,6 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn begin_relay(&mut self, number: u32, head: Head, call: Option<Call>, ended: bool) {
+        let is_grpc = call.is_some();
         let (sender, body) = super::relay::body(number, self.inbox.clone());
         if ended {
             sender.end(Ok(()));
@@ -316,7 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let stream = Stream::Relayed {
             call,
             body: sender,
-            relay: Relay::new(self.dispatch.clone().relay(request)),
+            relay: Relay::new(self.dispatch.clone().relay(request, is_grpc)),
             since: Instant::now(),
             waker: self.inbox.waker(number),
         };
@@ -405,25 +433,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return self.http2.send_only_head(number, &block);
             }
         };
+        let Ok(length) = u32::try_from(reply.message.encoded_len()) else {
+            let text = "eaves: the answer is larger than 4 GiB: ask for less, with a limit";
+            let block = grpc::status_head(Status::resource_exhausted(text));
+            return self.http2.send_only_head(number, &block);
+        };
         let special = reply.staleness.map(|_| grpc::head(&reply));
-        let length = reply.message.encoded_len();
         self.http2.send_answer(
             number,
             special.as_deref().unwrap_or(grpc::HEAD),
-            grpc::PREFIX_BYTES + length,
+            grpc::PREFIX_BYTES + length as usize,
             |out| grpc::put_message(out, length, &reply),
             grpc::TRAILERS,
         );
-        self.leave(number, Some(call));
-    }
-
-    /// All of an answer was said; what the client has not taken is counted until it has.
-    fn leave(&mut self, number: u32, mut call: Option<Call>) {
+        // What the client has not taken is counted until it has.
         let waiting = self.http2.waiting_bytes(number);
         if waiting > 0 {
-            if let Some(call) = &mut call {
-                call.wait(waiting);
-            }
+            call.wait(waiting);
+            call.done();
             self.streams.insert(number, Stream::Leaving { _call: call });
         }
     }
@@ -445,19 +472,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Goes on with what was woken. Says whether there was any.
     fn poll_calls(&mut self) -> bool {
-        self.inbox.swap(&mut self.woken, &mut self.taken);
-        if self.woken.is_empty() && self.taken.is_empty() {
-            return false;
-        }
-        for (number, bytes) in std::mem::take(&mut self.taken).drain(..) {
+        self.inbox.move_to(&mut self.woken, &mut self.taken);
+        let mut is_busy = !self.taken.is_empty();
+        for (number, bytes) in self.taken.drain(..) {
             self.http2.take(number, bytes);
         }
-        let mut woken = std::mem::take(&mut self.woken);
-        for number in woken.drain(..) {
+        while !self.is_long_enough()
+            && let Some(number) = self.woken.pop_front()
+        {
+            is_busy = true;
             self.poll_call(number);
         }
-        self.woken = woken;
-        true
+        is_busy
+    }
+
+    /// Whether this turn should end: others want theirs, the client has to take something first, or none is left for it.
+    fn is_long_enough(&mut self) -> bool {
+        self.steps += 1;
+        let looks_at_clock = self.steps.is_multiple_of(STEPS_PER_LOOK);
+        self.is_long |= looks_at_clock && self.turn.elapsed() > TURN;
+        self.is_long || !self.http2.wants_input() || self.client.is_cut_off()
     }
 
     /// Goes on with one call as far as it can.
@@ -511,9 +545,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Step::End => self.http2.send_end_of_data(number),
                 Step::Broken => self.http2.reset(number, ErrorCode::INTERNAL_ERROR),
             }
-            if let Some(Stream::Relayed { call, .. }) = self.streams.remove(&number) {
-                self.leave(number, call);
-            }
+            // Nothing waited, or the service would not have been asked.
+            self.streams.remove(&number);
         }
     }
 }

@@ -3,11 +3,14 @@
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>
 
 use crate::services::{
-    errors::message_too_large, freshness::STALENESS, kv::Reply, validate::MAX_MESSAGE_BYTES,
+    errors::message_too_large,
+    freshness::{STALENESS, shown},
+    kv::Reply,
+    validate::MAX_MESSAGE_BYTES,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use eaves_http2::{Head, hpack::encode};
-use tonic::{Status, codegen::http::HeaderMap};
+use tonic::{Status, codegen::http::HeaderMap, metadata::MetadataValue};
 
 /// A message begins with a flag byte (compressed or not) and its length in four.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -27,21 +30,27 @@ pub(super) fn is_grpc(head: &Head) -> bool {
 /// The one message of a request, as it comes in.
 #[derive(Default)]
 pub(super) struct Message {
-    /// The first piece, which is nearly always all.
-    first: Bytes,
-    rest: BytesMut,
+    /// The first piece, which is nearly always all of it.
+    only: Bytes,
+    /// All pieces, once there are more.
+    whole: BytesMut,
 }
 
 impl Message {
     /// Takes in a piece of the body. Fails as soon as it is clear that the message will be too large.
     pub fn receive(&mut self, piece: Bytes) -> Result<(), Status> {
-        if self.first.is_empty() {
-            self.first = piece;
+        if self.bytes().is_empty() {
+            self.only = piece;
         } else {
-            self.rest.extend_from_slice(&piece);
+            if self.whole.is_empty() {
+                self.whole
+                    .extend_from_slice(&std::mem::take(&mut self.only));
+            }
+            self.whole.extend_from_slice(&piece);
         }
         match self.announced_bytes() {
             Some(length) if length > MAX_MESSAGE_BYTES => Err(message_too_large(MAX_MESSAGE_BYTES)),
+            Some(length) if self.bytes().len() > PREFIX_BYTES + length => Err(not_one_message()),
             _ => Ok(()),
         }
     }
@@ -49,14 +58,9 @@ impl Message {
     /// The message without its frame, once the body has ended. The encoding is what the request's head names.
     pub fn end(self, encoding: Option<&Bytes>) -> Result<Bytes, Status> {
         let announced = self.announced_bytes();
-        let body = match self.rest.is_empty() {
-            true => self.first,
-            false => {
-                let mut whole = BytesMut::with_capacity(self.first.len() + self.rest.len());
-                whole.extend_from_slice(&self.first);
-                whole.extend_from_slice(&self.rest);
-                whole.freeze()
-            }
+        let body = match self.whole.is_empty() {
+            true => self.only,
+            false => self.whole.freeze(),
         };
         let Some(announced) = announced else {
             return Err(Status::internal("Missing request message."));
@@ -65,27 +69,39 @@ impl Message {
             return Err(compressed(encoding));
         }
         if body.len() - PREFIX_BYTES != announced {
-            return Err(Status::internal(
-                "eaves: the request's body is not the one message that it announces",
-            ));
+            return Err(not_one_message());
         }
         Ok(body.slice(PREFIX_BYTES..))
     }
 
     /// What the frame says of its length, once it is here.
     fn announced_bytes(&self) -> Option<usize> {
-        let mut prefix = self.first.iter().chain(&self.rest).skip(1).copied();
-        let mut next = || prefix.next();
-        let length = [next()?, next()?, next()?, next()?];
-        Some(u32::from_be_bytes(length) as usize)
+        let [_, length @ ..] = self.bytes().first_chunk::<PREFIX_BYTES>()?;
+        Some(u32::from_be_bytes(*length) as usize)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self.whole.is_empty() {
+            true => &self.only,
+            false => &self.whole,
+        }
     }
 }
 
+fn not_one_message() -> Status {
+    Status::internal("eaves: the request's body is not the one message that it announces")
+}
+
 fn compressed(encoding: Option<&Bytes>) -> Status {
-    match encoding.map(|name| String::from_utf8_lossy(name)) {
-        Some(name) if name != "identity" => Status::unimplemented(format!(
-            "eaves: the message is compressed by {name:?}: send it as it is"
-        )),
+    match encoding.map(|name| shown(name)) {
+        Some(name) if name != "identity" => {
+            let text = format!("eaves: the message is compressed by {name:?}: send it as it is");
+            let mut status = Status::unimplemented(text);
+            let accepted = MetadataValue::from_static("identity");
+            let metadata = status.metadata_mut();
+            metadata.insert("grpc-accept-encoding", accepted);
+            status
+        }
         _ => Status::internal("eaves: the message is compressed, and no grpc-encoding says how"),
     }
 }
@@ -102,10 +118,9 @@ pub(super) fn head(reply: &Reply) -> BytesMut {
 }
 
 /// Writes an answer's message, framed.
-pub(super) fn put_message(out: &mut BytesMut, length: usize, reply: &Reply) {
+pub(super) fn put_message(out: &mut BytesMut, length: u32, reply: &Reply) {
     out.put_u8(0);
-    // Answers are bounded by memory long before.
-    out.put_u32(u32::try_from(length).expect("an answer is below 4 GiB"));
+    out.put_u32(length);
     reply.message.encode(out);
 }
 

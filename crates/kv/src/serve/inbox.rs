@@ -1,6 +1,7 @@
 //! What wakes a connection's driver besides its socket: calls that can go on, and bodies of which something was taken.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -49,11 +50,11 @@ impl Inbox {
         state.wake();
     }
 
-    /// Moves out what has come. The vectors given are empty, and stay here for their memory.
-    pub fn swap(&self, woken: &mut Vec<u32>, taken: &mut Vec<(u32, usize)>) {
+    /// Moves out what has come.
+    pub fn move_to(&self, woken: &mut VecDeque<u32>, taken: &mut Vec<(u32, usize)>) {
         let mut state = self.lock();
-        std::mem::swap(&mut state.woken, woken);
-        std::mem::swap(&mut state.taken, taken);
+        woken.extend(state.woken.drain(..));
+        taken.append(&mut state.taken);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,7 +83,8 @@ struct Woken {
 impl CallWaker {
     /// The waker to poll the call with, which is about to happen: it can be woken again.
     pub fn for_poll(&self) -> Waker {
-        self.0.is_woken.store(false, Ordering::Relaxed);
+        // What the call finds from here on, it finds after whoever wakes it again.
+        self.0.is_woken.swap(false, Ordering::AcqRel);
         Waker::from(self.0.clone())
     }
 }
@@ -93,8 +95,7 @@ impl Wake for Woken {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Ordered by the lock below: a driver that misses the flag finds the number.
-        if !self.is_woken.swap(true, Ordering::Relaxed) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
             let mut state = self.inbox.lock();
             state.woken.push(self.stream);
             state.wake();
@@ -115,17 +116,17 @@ mod tests {
         first.wake_by_ref();
         other.wake_by_ref();
         inbox.take(7, 100);
-        let (mut woken, mut taken) = (Vec::new(), Vec::new());
-        inbox.swap(&mut woken, &mut taken);
-        assert_eq!((&woken[..], &taken[..]), (&[7, 9][..], &[(7, 100)][..]));
+        let (mut woken, mut taken) = (VecDeque::new(), Vec::new());
+        inbox.move_to(&mut woken, &mut taken);
+        assert_eq!((&woken, &taken[..]), (&[7, 9].into(), &[(7, 100)][..]));
         woken.clear();
         taken.clear();
         first.wake_by_ref();
-        inbox.swap(&mut woken, &mut taken);
+        inbox.move_to(&mut woken, &mut taken);
         assert!(woken.is_empty(), "not polled since");
         waker.for_poll();
         first.wake_by_ref();
-        inbox.swap(&mut woken, &mut taken);
+        inbox.move_to(&mut woken, &mut taken);
         assert_eq!(woken, [7]);
     }
 }

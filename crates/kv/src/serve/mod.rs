@@ -50,7 +50,7 @@ use tonic::{
     body::Body,
     codegen::{
         Service,
-        http::{HeaderMap, Request, Response, header},
+        http::{HeaderMap, Request, Response},
     },
     service::Routes,
 };
@@ -61,6 +61,8 @@ const HTTP2_BEGINNING: &[u8] = b"PRI ";
 const KV_PREFIX: &str = "/etcdserverpb.KV/";
 /// What is read from a socket at once: many small calls.
 const READ_BYTES: usize = 64 << 10;
+/// How long a client may take to say what it speaks.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long open calls may take to end once the server shuts down. Watches are told at once.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a failed accept, which is most often a lack of file descriptors that closing connections will cure.
@@ -140,7 +142,11 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let mut first = Vec::with_capacity(HTTP2_BEGINNING.len());
     let serving = async {
-        match speaks_http2(&mut stream, &mut first).await? {
+        let told = tokio::select! {
+            told = tokio::time::timeout(GREETING_TIMEOUT, speaks_http2(&mut stream, &mut first)) => told,
+            () = told_to_stop(&mut stopped) => return Ok(()),
+        };
+        match told?? {
             true => serve_http2(stream, &first, client.clone(), dispatch, &mut stopped).await,
             false => serve_http1(stream, first, dispatch, &mut stopped).await,
         }
@@ -263,11 +269,12 @@ impl Dispatch {
     }
 
     /// Answers what is not KV.
-    fn relay(self: Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+    fn relay(
+        self: Arc<Self>,
+        request: Request<Body>,
+        is_grpc: bool,
+    ) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
-            let content_type = request.headers().get(header::CONTENT_TYPE);
-            let is_grpc =
-                content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
             if !is_grpc {
                 let (head, mut body) = request.into_parts();
                 // Nobody wants it, and what is wrong with it may be wrong with all of the request.

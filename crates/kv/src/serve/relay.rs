@@ -60,6 +60,13 @@ impl Relay {
                 let mut block = BytesMut::new();
                 encode::put_literal(&mut block, b":status", head.status.as_str().as_bytes());
                 put_headers(&mut block, &head.headers);
+                if let Some(length) = body.size_hint().exact() {
+                    encode::put_literal(
+                        &mut block,
+                        b"content-length",
+                        length.to_string().as_bytes(),
+                    );
+                }
                 if body.is_end_stream() {
                     return Poll::Ready(Step::OnlyHead(block));
                 }
@@ -127,15 +134,23 @@ pub(super) struct BodySender {
 }
 
 impl BodySender {
+    /// Nothing comes after an end.
     pub fn send(&self, piece: Bytes) {
         if !piece.is_empty() {
-            self.change(|pieces| pieces.waiting.push_back(piece));
+            self.change(|pieces| {
+                if pieces.end.is_none() {
+                    pieces.waiting.push_back(piece);
+                }
+            });
         }
     }
 
-    /// No more comes; an error says why before its time. Only the first end counts.
+    /// No more comes; an error says why before its time, and takes the place of what waits. Only the first end counts.
     pub fn end(&self, end: Result<(), Status>) {
         self.change(|pieces| {
+            if pieces.end.is_none() && end.is_err() {
+                pieces.waiting.clear();
+            }
             pieces.end.get_or_insert(end);
         });
     }

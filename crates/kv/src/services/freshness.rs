@@ -26,6 +26,9 @@ pub(crate) const MIN_REVISION: &str = "eaves-min-revision";
 /// In an answer to a read with [`MAX_STALENESS`]: how old the state was at most, in milliseconds.
 pub(crate) const STALENESS: &str = "eaves-staleness-ms";
 
+/// Of what a client sent, at most so much is repeated to it.
+const MAX_SHOWN_BYTES: usize = 64;
+
 /// What one read demands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -100,7 +103,7 @@ fn number<N: std::str::FromStr>(head: &Head, name: &'static str) -> Result<Optio
             "eaves: metadata {name} is there more than once: give it once"
         )));
     }
-    let text = String::from_utf8_lossy(&field.value);
+    let text = shown(&field.value);
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(number) if digits => Ok(Some(number)),
@@ -108,6 +111,17 @@ fn number<N: std::str::FromStr>(head: &Head, name: &'static str) -> Result<Optio
             "eaves: metadata {name} is {text:?}: give a whole number, 0 or more"
         ))),
     }
+}
+
+/// A client's bytes as they are repeated to it: a part is enough to know them by, however many there are.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_SHOWN_BYTES)]);
+    let rest = if bytes.len() > MAX_SHOWN_BYTES {
+        ".."
+    } else {
+        ""
+    };
+    format!("{shown}{rest}")
 }
 
 fn too_stale(max_staleness: Duration, error: ReadError) -> Status {
@@ -165,6 +179,9 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused_by_name_and_value() {
+        let long = "\u{fc}".repeat(2_000);
+        let echoed = demand(&[(MIN_REVISION, &long)]).unwrap_err();
+        assert!(echoed.message().len() < 300, "{echoed:?}");
         for value in ["", "-1", "+1", "1s", " 1", "0x1", "99999999999999999999"] {
             for name in [MAX_STALENESS, MIN_REVISION] {
                 let status = demand(&[(name, value)]).unwrap_err();

@@ -242,10 +242,15 @@ impl KvService {
             return read(&self.0.store);
         }
         let store = self.0.store.clone();
-        let turn = self.0.long_reads.acquire().await;
-        let _turn = turn.map_err(|_| KvError::Stopped)?;
+        let turn = self.0.long_reads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| KvError::Stopped)?;
+        let read = move || {
+            // It is over when the read is, also when nobody waits for that any more.
+            let _turn = turn;
+            read(&store)
+        };
         // It fails only when the runtime shuts down.
-        tokio::task::spawn_blocking(move || read(&store))
+        tokio::task::spawn_blocking(read)
             .await
             .unwrap_or(Err(KvError::Stopped))
     }

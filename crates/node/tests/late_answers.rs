@@ -1,5 +1,5 @@
-//! A leader that was cut off in silence, and answers that its voters gave before the cut and that it hears after: they say nothing about
-//! whom the voters follow now.
+//! What comes late. A leader that was cut off in silence hears after the cut what its voters answered before it: that says nothing about whom
+//! they follow now. And connections that take longer to be made than anybody waits for an answer.
 
 mod common;
 
@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 const NAMES: [&str; 3] = ["v1", "v2", "v3"];
+
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Far more than a message, an answer and a flush take.
 const A_MOMENT: Duration = Duration::from_millis(20);
@@ -85,11 +87,50 @@ async fn an_answer_from_before_a_cut_confirms_no_read_that_was_asked_for_during_
     }
 }
 
+/// On a slow line, or a busy machine. Who waits for an answer gives up before, and asks again.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_takes_longer_than_anybody_waits_is_made_all_the_same() {
+    let network = SlowToConnect(Memory::default());
+    let mut voters = Vec::new();
+    for name in NAMES {
+        voters.push(start_voter(name, Arc::new(network.clone()), ELECTION_TIMEOUT).await);
+    }
+    eventually("somebody leads", async || voters.iter().any(leads)).await;
+    write(&voters[0].node, 0, 3).await;
+    for voter in &voters {
+        eventually("a read is confirmed", async || {
+            voter.node.read_barrier().await.is_ok()
+        })
+        .await;
+        assert_eq!(voter.commands(), ["0", "1", "2"]);
+    }
+}
+
+/// A network on which nothing is slow but the beginning of a connection.
+#[derive(Clone)]
+struct SlowToConnect(Memory);
+
+impl Network for SlowToConnect {
+    fn connect<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Connection>> {
+        Box::pin(async move {
+            tokio::time::sleep(3 * ELECTION_TIMEOUT).await;
+            self.0.connect(address).await
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> Task<'a, io::Result<Box<dyn Listener>>> {
+        self.0.listen(address)
+    }
+}
+
 /// Three voters, of which the first leads and can be cut off.
 async fn start(cut: &Cut) -> [Running; 3] {
     let mut voters = Vec::new();
     for name in NAMES {
-        voters.push(start_voter(name, cut).await);
+        voters.push(match name == NAMES[0] {
+            true => start_voter(name, Arc::new(cut.clone()), PATIENCE).await,
+            false => start_voter(name, Arc::new(cut.network.clone()), ELECTION_TIMEOUT).await,
+        });
     }
     let voters: [Running; 3] = voters.try_into().ok().expect("three");
     eventually("v1 leads", async || {
@@ -105,7 +146,11 @@ async fn start(cut: &Cut) -> [Running; 3] {
     voters
 }
 
-async fn start_voter(name: &'static str, cut: &Cut) -> Running {
+async fn start_voter(
+    name: &'static str,
+    network: Arc<dyn Network>,
+    election_timeout: Duration,
+) -> Running {
     let founders = NAMES.map(|name| (name.to_string(), format!("{name}:1")));
     let group = Group::new("test", &founders);
     let disk = Arc::new(SimDisk::new());
@@ -120,11 +165,8 @@ async fn start_voter(name: &'static str, cut: &Cut) -> Running {
     config.disk = disk;
     config.blocking = Blocking::Inline(Duration::from_millis(1));
     config.seed = name.bytes().map(u64::from).sum();
-    config.network = Arc::new(cut.network.clone());
-    if name == NAMES[0] {
-        config.network = Arc::new(cut.clone());
-        config.raft.election_timeout = PATIENCE;
-    }
+    config.network = network;
+    config.raft.election_timeout = election_timeout;
     let node = Node::start(config, Arc::new(ledger.clone())).await.unwrap();
     Running { node, ledger }
 }

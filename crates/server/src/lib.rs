@@ -5,6 +5,7 @@ mod admin;
 pub mod bench;
 mod cli;
 mod client;
+mod client_flags;
 mod commands;
 mod endpoints;
 pub mod failure;

@@ -4,8 +4,10 @@
 //! filled in and every contradiction refused.
 
 use crate::address::Address;
+use crate::client_flags::ClientArgs;
 use crate::failure::{Failure, Outcome};
 use clap::Args;
+use eaves_kv::ClientLimits;
 use std::path::PathBuf;
 
 /// etcd's default ports.
@@ -76,6 +78,9 @@ pub struct NodeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_SNAPSHOT_RATE)]
     pub snapshot_rate: u64,
 
+    #[command(flatten)]
+    pub clients: ClientArgs,
+
     /// End when standard input does (how `eaves up` keeps its nodes)
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
@@ -100,6 +105,7 @@ pub struct NodeSettings {
     pub log_segment_bytes: u64,
     pub log_retention_bytes: u64,
     pub snapshot_rate: u64,
+    pub client_limits: ClientLimits,
     pub stop_with_stdin: bool,
     pub test_disk_bytes_per_second: Option<std::num::NonZeroU64>,
 }
@@ -153,6 +159,7 @@ impl NodeArgs {
             log_segment_bytes: self.log_segment_bytes,
             log_retention_bytes: self.log_retention_bytes,
             snapshot_rate: self.snapshot_rate,
+            client_limits: self.clients.check()?,
             stop_with_stdin: self.stop_with_stdin,
             test_disk_bytes_per_second: self.test_disk_bytes_per_second,
         })

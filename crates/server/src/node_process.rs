@@ -72,7 +72,7 @@ async fn live(settings: &NodeSettings, config: Config) -> Outcome {
     );
 
     let mut ports = JoinSet::new();
-    let clients = Clients::default();
+    let clients = Clients::new(settings.client_limits);
     let (close, closing) = watch::channel(false);
     for listener in listeners {
         let options = ServiceOptions {

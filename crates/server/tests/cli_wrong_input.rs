@@ -321,6 +321,22 @@ fn wrong_flags_of_a_node_are_usage_errors() {
             &["--election-timeout", "--heartbeat-interval"],
         ),
         (
+            &["serve", "--max-connections", "0"],
+            &["--max-connections", "give 1 to 1048576, not 0"],
+        ),
+        (
+            &["serve", "--max-request-memory", "1"],
+            &["--max-request-memory", "give 2 to 65536 MiB, not 1"],
+        ),
+        (
+            &["listen", "--upstream", "h:1", "--max-watch-streams", "0"],
+            &["--max-watch-streams", "give 1 to 1048576, not 0"],
+        ),
+        (
+            &["listen", "--upstream", "h:1", "--max-answer-memory", "-1"],
+            &["--max-answer-memory"],
+        ),
+        (
             &["listen", "--upstream", "127.0.0.1"],
             &["--upstream", "no port"],
         ),

@@ -46,6 +46,8 @@ pub struct Disk {
     pub term: u64,
     /// The vote in it.
     pub vote: Option<u32>,
+    /// An upstream has found its log to differ, and nobody has said otherwise since (`B12`).
+    pub differs: bool,
 }
 
 /// One machine.
@@ -107,6 +109,7 @@ impl Host {
                 saved: Saved::default(),
                 term: 0,
                 vote: None,
+                differs: false,
             },
             node: None,
             raft: None,
@@ -143,6 +146,12 @@ impl Host {
     /// Whether it belongs to the group, or is about to.
     pub fn is_voter(&self) -> bool {
         self.disk.part == Part::Voter
+    }
+
+    /// A snapshot has taken its log's place.
+    pub(crate) fn log_was_replaced(&mut self) {
+        self.diverged = false;
+        self.disk.differs = false;
     }
 
     /// What it calls a connection.

@@ -416,6 +416,8 @@ impl Raft {
 
     fn replicate(&mut self, env: &mut Env<'_>) {
         let others = env.log.voters().union(self.learners).without(self.me);
+        // Who has left cuts its log, and may come back.
+        self.progress.retain(|other, _| others.contains(*other));
         for other in others.iter() {
             self.append_to(env, other);
         }

@@ -28,6 +28,8 @@ pub struct Counts {
     pub elections: u64,
     /// Listeners made voters.
     pub promotions: u64,
+    /// Of these, those that a leader alone brings a snapshot, since it can no longer compare their log.
+    pub promotions_by_snapshot: u64,
     /// Voters made listeners.
     pub demotions: u64,
     /// Upstreams found.
@@ -58,7 +60,7 @@ impl Counts {
     }
 
     /// The counters with their names.
-    fn named(&mut self) -> [(&'static str, &mut u64); 14] {
+    fn named(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("questions", &mut self.questions),
             ("registrations", &mut self.registrations),
@@ -70,6 +72,10 @@ impl Counts {
             ("logs told to differ", &mut self.mismatches),
             ("elections", &mut self.elections),
             ("promotions", &mut self.promotions),
+            (
+                "of these over a log that was not comparable",
+                &mut self.promotions_by_snapshot,
+            ),
             ("demotions", &mut self.demotions),
             ("moves", &mut self.moves),
             ("upstreams lost", &mut self.losses),

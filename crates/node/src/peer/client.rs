@@ -3,7 +3,7 @@
 use crate::message::{
     Call, Hello, PROTOCOL_VERSION, Purpose, Reason, Reject, Reply, Request, Response, Welcome,
 };
-use crate::net::Network;
+use crate::net::{Network, Task};
 use crate::wire::{Kind, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashMap, HashSet};
@@ -144,21 +144,27 @@ impl Peers {
     /// Opens a connection of its own, for a stream.
     pub async fn connect(&self, address: &str, purpose: Purpose) -> Result<Greeted, CallError> {
         let connected = connect(&*self.network, self.me, address, purpose).await;
-        match &connected {
-            Err(CallError::Rejected(reject)) if reject.reason() == Reason::Mismatch => {
-                self.report_stranger(address, &reject.text)
-            }
-            _ => {}
-        }
-        connected
+        connected.inspect_err(|error| self.report_stranger(address, error))
     }
 
-    /// Says once for each address why nobody there has anything to do with this node (B12).
-    fn report_stranger(&self, address: &str, text: &str) {
+    /// Says once for each address why nobody there has anything to do with this node (B12), if that is what is wrong.
+    fn report_stranger(&self, address: &str, error: &CallError) {
+        let CallError::Rejected(reject) = error else {
+            return;
+        };
         let mut strangers = self.strangers.lock().unwrap();
-        if strangers.len() < MAX_STRANGERS && strangers.insert(address.to_string()) {
-            tracing::warn!("peer {address} refuses this node: {text}");
+        if reject.reason() == Reason::Mismatch
+            && strangers.len() < MAX_STRANGERS
+            && strangers.insert(address.to_string())
+        {
+            tracing::warn!("peer {address} refuses this node: {}", reject.text);
         }
+    }
+
+    /// A connection for a channel. It is nobody's but the channel's, so it owns what it needs.
+    fn attempt(&self, address: &str, purpose: Purpose) -> Attempt {
+        let (network, me, address) = (self.network.clone(), self.me, address.to_string());
+        Box::pin(async move { connect(&*network, me, &address, purpose).await })
     }
 
     /// Asks the peer at `address` and waits at most `timeout` for the answer.
@@ -266,7 +272,7 @@ impl Peers {
                 Arc::new(Channel {
                     address: address.into(),
                     purpose,
-                    live: tokio::sync::Mutex::default(),
+                    state: tokio::sync::Mutex::default(),
                 })
             })
             .clone()
@@ -284,21 +290,52 @@ fn expect_node(wanted: u64, found: u64, address: &str) -> Result<(), CallError> 
 }
 
 /// One address for one purpose. The lock makes all who find it broken wait for one new connection.
+///
+/// Whoever waits for a connection to be made drives it, and leaves it where it is when he gives up: the next goes on with it. On a slow
+/// line, or a busy machine, it takes longer than anybody waits for an answer, and would never be made if each began anew. No task of its
+/// own does it, which would go on after the node: what nobody waits for stands still, and its own timeouts say whether it is too old when
+/// somebody goes on with it.
 struct Channel {
     address: String,
     purpose: Purpose,
-    live: tokio::sync::Mutex<Option<Arc<Live>>>,
+    state: tokio::sync::Mutex<State>,
 }
+
+/// How far a channel is.
+#[derive(Default)]
+enum State {
+    /// Nobody has needed it, or the last attempt has failed.
+    #[default]
+    Idle,
+    /// A connection is being made.
+    Connecting(Attempt),
+    /// It has one, which may be broken by now.
+    Made(Arc<Live>),
+}
+
+/// A connection that is being made.
+type Attempt = Task<'static, Result<Greeted, CallError>>;
 
 impl Channel {
     async fn live(&self, peers: &Peers) -> Result<Arc<Live>, CallError> {
-        let mut slot = self.live.lock().await;
-        if let Some(live) = slot.as_ref().filter(|live| !live.outbox.is_closed()) {
+        let mut state = self.state.lock().await;
+        if let State::Made(live) = &*state
+            && !live.outbox.is_closed()
+        {
             return Ok(live.clone());
         }
-        let greeted = peers.connect(&self.address, self.purpose).await?;
+        if !matches!(&*state, State::Connecting(_)) {
+            *state = State::Connecting(peers.attempt(&self.address, self.purpose));
+        }
+        let State::Connecting(attempt) = &mut *state else {
+            unreachable!("an attempt was just begun");
+        };
+        let greeted = attempt.await;
+        // It has ended, and must not be asked again.
+        *state = State::Idle;
+        let greeted = greeted.inspect_err(|error| peers.report_stranger(&self.address, error))?;
         let live = Live::start(greeted, self.address.clone());
-        *slot = Some(live.clone());
+        *state = State::Made(live.clone());
         Ok(live)
     }
 }

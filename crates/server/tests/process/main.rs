@@ -3,11 +3,12 @@
 //! `kills` ends each node by SIGKILL while writes run, `moves` takes upstreams away from listeners, `cuts` cuts zones off, `outside` shows
 //! what listeners cost the group, `roles` and `replace` change who votes while clients are at work, `recover` loses the group and makes
 //! another of what is left, `catch_up` lets nodes fall behind, `disk` takes space away, `damage` flips bits and moves files, `clients` asks
-//! for too much and reads too little, `up` runs the whole by its one command. The
-//! processes, and the clients at work, are those of `eaves-harness`.
+//! for too much and reads too little, `bounds` gives nodes small bounds, `up` runs the whole by its one command. The processes, and the
+//! clients at work, are those of `eaves-harness`.
 //!
 //! Nothing here depends on how fast anything is. When a test fails, its data and logs are kept and named.
 
+mod bounds;
 mod catch_up;
 mod clients;
 mod cuts;

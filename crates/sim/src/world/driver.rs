@@ -7,7 +7,7 @@ use crate::host::{Power, host_at, host_of, id};
 use crate::network::{ASK_TIMEOUT, CONNECT_TIMEOUT, LISTENER, Packet, UPSTREAM};
 use eaves_tree::{
     Address, Answer, BUSY_RETRY_AFTER, Event as TreeEvent, Instant, LinkId, Message, Output,
-    QUESTION_WAIT_MAX, Saved, TreeNode,
+    QUESTION_WAIT_MAX, RefuseReason, Saved, TreeNode,
 };
 
 impl World {
@@ -358,5 +358,12 @@ impl World {
         self.trace
             .note(now, host, [8, self.counts.events, 0], || event.to_string());
         self.checks.event(now, host, &event, &self.hosts);
+        if let TreeEvent::Refused {
+            reason: RefuseReason::Log { .. },
+            ..
+        } = event
+        {
+            self.host(host).disk.differs = true;
+        }
     }
 }

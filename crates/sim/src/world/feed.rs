@@ -221,6 +221,7 @@ impl World {
     /// A listener's upstream has compared its log, and feeds from its end on.
     pub(super) fn on_feed_start(&mut self, host: u32) {
         self.trace.fold(self.queue.now(), host, [24, 0, 0]);
+        self.host(host).disk.differs = false;
         self.report(host, |node, _| node.handle_log_compared());
     }
 
@@ -290,7 +291,7 @@ impl World {
         let machine = self.host(host);
         machine.log.reset(at, voters);
         machine.committed = at.position;
-        machine.diverged = false;
+        machine.log_was_replaced();
         self.send_packet(key, UPSTREAM, 0, Packet::FeedFrom(at));
         self.tell_voters(host);
         self.feed_all(host);
@@ -302,6 +303,7 @@ impl World {
             "is told that its log differs".into()
         });
         self.counts.mismatches += 1;
+        self.host(host).disk.differs = true;
         self.checks.told_to_differ(now, host, &self.hosts);
         self.fail_link(host, link);
     }

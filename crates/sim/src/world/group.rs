@@ -23,6 +23,7 @@ impl World {
         let raft = machine.raft.as_mut()?;
         let mut sent = Vec::new();
         let before = (raft.term, raft.role, machine.committed, machine.log.last());
+        let base = machine.log.base();
         let mut env = Env {
             now,
             log: &mut machine.log,
@@ -35,6 +36,10 @@ impl World {
         // On disk before anybody is told.
         (machine.disk.term, machine.disk.vote) = (raft.term, raft.vote);
         let role = raft.role;
+        // Raft purges nothing.
+        if machine.log.base() != base {
+            machine.log_was_replaced();
+        }
 
         if (before.0, before.1) != (after.0, after.1) {
             self.trace.group(now, host, [30, after.0, role as u64], || {

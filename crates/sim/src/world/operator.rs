@@ -134,15 +134,18 @@ impl World {
                 // Compared when the leader has as much (B11).
                 return false;
             }
-            // Refused if it differs, or is close and cannot be compared (B12). Who differs is fed by nobody and comes no nearer.
+            // Refused if it differs, or is close and cannot be compared (B12). Who differs is fed by nobody and comes no nearer. A leader
+            // alone replaces what it cannot compare by a snapshot, unless it was found to differ before (B9).
             let ours = log.end_at(index);
             let agrees = index == 0 || ours == Some(theirs);
-            if !agrees && (ours.is_some() || is_close) {
+            let is_replaced = voters.len() == 1 && ours.is_none() && !machine.disk.differs;
+            if !agrees && !is_replaced && (ours.is_some() || is_close) {
                 return true;
             }
             if !is_close || !machine.is_running() {
                 return false;
             }
+            self.counts.promotions_by_snapshot += u64::from(!agrees);
             self.become_voter(host);
             return false;
         }
@@ -194,7 +197,9 @@ impl World {
             }
             return false;
         }
-        if voters.len() <= 2 {
+        // The last voter stays, and the leader does when it has but one heir: in this model, which has no pre-vote, two that hand leadership
+        // over on a slow link may go on doing so.
+        if voters.len() == 1 || (voters.len() == 2 && leader == host) {
             return true;
         }
         if leader == host {

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Memory redb may use to keep pages. The operating system caches the file too, so this need not be large.
-const PAGE_CACHE_BYTES: usize = 64 << 20;
+const PAGE_CACHE_BYTES: usize = 48 << 20;
 
 /// Bytes that are written again at a time after a failed sync.
 const WRITE_AGAIN_BYTES: usize = 1 << 20;

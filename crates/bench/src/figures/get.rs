@@ -18,6 +18,7 @@ const SERIALIZABLE: &str = "serializable";
 pub const FIGURE: Figure = Figure {
     name: "get",
     title: "Gets, beside etcd",
+    minutes: 4,
     about: "256 clients on 16 connections get random ones of 100,000 keys with values of 256 bytes from the leader of three.",
     metrics: loads::METRICS,
     beside: Some("etcd"),

@@ -23,6 +23,7 @@ const CASES: &[(&str, u32, u32)] = &[
 pub const FIGURE: Figure = Figure {
     name: "put",
     title: "Puts, beside etcd",
+    minutes: 8,
     about: "Three voters, three members; values of 256 bytes, 100,000 keys, all clients at the leader, each with one put under way. \
             CPU is user and system time of the three server processes until a second after the load, divided by the puts done.",
     metrics: loads::METRICS,

@@ -10,7 +10,7 @@ use eaves_server::bench::Operation;
 use eaves_server::failure::Outcome;
 use std::time::Duration;
 
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(4);
 const CLIENTS: u32 = 64;
 const CONNECTIONS: u32 = 8;
 /// More bytes of different values than this are not kept, so that no disk fills up and etcd's quota (2 GiB) is not met.
@@ -20,7 +20,7 @@ const KEPT_BYTES: u64 = 256 << 20;
 pub const BY_CLIENTS: Figure = Figure {
     name: "clients",
     title: "Puts by the number of clients",
-    minutes: 4,
+    minutes: 3,
     about: "Puts of 256 bytes as in the first figure, eight clients on a connection, on 16 connections at most.",
     metrics: loads::METRICS,
     beside: Some("etcd"),
@@ -33,7 +33,7 @@ pub const BY_CLIENTS: Figure = Figure {
 pub const BY_VALUES: Figure = Figure {
     name: "values",
     title: "Puts by the size of values",
-    minutes: 6,
+    minutes: 5,
     about: "64 clients on 8 connections; so many keys that their values are 256 MiB at most.",
     metrics: loads::METRICS,
     beside: Some("etcd"),
@@ -46,7 +46,7 @@ pub const BY_VALUES: Figure = Figure {
 pub const BY_KEYS: Figure = Figure {
     name: "keys",
     title: "Puts by the number of keys",
-    minutes: 14,
+    minutes: 8,
     about: "64 clients on 8 connections put random ones of so many keys, values of 64 bytes, after every key was put once, most of them by \
             transactions of a hundred.",
     metrics: loads::METRICS,

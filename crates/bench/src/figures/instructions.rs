@@ -2,6 +2,7 @@
 //!
 //! A ceiling on them is a target here, and `--enforce` keeps it: `.ci/run` does so.
 
+use super::listeners;
 use super::{Bound, Figure, Metric, Place, Plotted, Running, Target};
 use crate::context::{Context, Recorder};
 use crate::group::Group;
@@ -15,6 +16,8 @@ use std::process::Command;
 const VALUE_BYTES: usize = 256;
 const SIDE: &str = "eaves";
 const PUT: &str = "a put at the leader of three";
+const LISTENED: &str = "a put at the leader of three with 10 listeners";
+const LEARNED: &str = "a put at the leader of three with 10 of openraft's learners";
 const ENTRY: &str = "an entry at a listener";
 const FORWARDED: &str = "an entry at a listener that feeds one";
 /// More would wait so long at a node under valgrind that it refuses some.
@@ -22,6 +25,9 @@ const CLIENTS: u32 = 32;
 /// Runs are so long, and so long when it is to be quick; the difference has no start and no end of a process in it.
 const PUTS: [u64; 2] = [1_000, 5_000];
 const QUICK_PUTS: [u64; 2] = [500, 2_500];
+const QUICK_CASES: usize = 3;
+/// Nodes besides the three.
+const CROWD: usize = 10;
 /// Ceilings: a tenth above what was measured in the build that `.ci/run` makes, the release profile with `lto = "off"` and
 /// `codegen-units = 16`. The release profile itself, which the documents' figures are of, takes fewer.
 const PUT_CEILING: f64 = 1.0;
@@ -39,7 +45,7 @@ const PATIENT: [&str; 4] = [
 pub const FIGURE: Figure = Figure {
     name: "instructions",
     title: "Instructions per put and per entry",
-    minutes: 6,
+    minutes: 5,
     about: "One node runs under `valgrind --tool=callgrind`, the others do not. 32 clients on 8 connections put 256 bytes; instructions of a run with 5,000 \
             puts less those of one with 1,000, divided by the difference. Instructions of the process, not of the kernel. How many entries \
             come at once depends on the machine, so the last digits change. The ceilings are for a build without optimisation across crates, \
@@ -62,6 +68,19 @@ pub const FIGURE: Figure = Figure {
             FORWARDED,
             FORWARDED_CEILING,
         ),
+        Target {
+            what: "instructions of a put at the leader with 10 listeners, over none",
+            metric: "instructions",
+            of: Place {
+                case: LISTENED,
+                side: SIDE,
+            },
+            over: Some(Place {
+                case: PUT,
+                side: SIDE,
+            }),
+            bound: Bound::AtMost(1.02),
+        },
     ],
     plotted: &[Plotted {
         metric: "instructions",
@@ -90,10 +109,10 @@ async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
         return Ok(());
     }
     for round in 1..=context.few_rounds {
-        for case in [PUT, ENTRY, FORWARDED]
-            .into_iter()
-            .filter(|case| context.wants(case))
-        {
+        // What only tells of others has time when there is time.
+        let cases = [PUT, ENTRY, FORWARDED, LISTENED, LEARNED];
+        let cases = &cases[..context.amount(cases.len(), QUICK_CASES)];
+        for case in cases.iter().filter(|case| context.wants(case)) {
             let [few, many] = context.amount(PUTS, QUICK_PUTS);
             let short = instructions(context, case, few).await?;
             let long = instructions(context, case, many).await?;
@@ -112,7 +131,7 @@ async fn instructions(context: &Context, case: &str, puts: u64) -> Outcome<f64> 
     let counted = counted(&context.programs.eaves, &out);
     let plain = &context.programs.eaves;
     let mut group = match case {
-        PUT => {
+        PUT | LISTENED | LEARNED => {
             let programs = [counted, plain.clone(), plain.clone()];
             let group = Group::start_of(&programs, &context.data, &PATIENT).await?;
             if group.leader().await? != 0 {
@@ -134,9 +153,14 @@ async fn instructions(context: &Context, case: &str, puts: u64) -> Outcome<f64> 
         }
     };
     let leader = group.leader().await?;
-    if case == PUT && leader != 0 {
+    if group.size() == 3 && leader != 0 {
         return Err(Failure::failed("the node that is counted does not lead"));
     }
+    let _crowd = match case {
+        LISTENED => listeners::listeners(context, &group, CROWD).await?,
+        LEARNED => vec![listeners::learners(context, &group, CROWD).await?],
+        _ => Vec::new(),
+    };
     fill_by(CLIENTS, group.address(leader), puts, VALUE_BYTES).await?;
     let committed = group.metric(leader, "eaves_committed_index").await;
     for place in 0..group.size() {

@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_secs(10);
 pub(super) const RATE: u64 = 1_000;
 /// Each of the rounds has so many turns of all cases, each of which is compared with itself: a ratio of 1.02 is less than what one pair
 /// of measurements is off by.
-const TURNS: u32 = 3;
+const TURNS: u32 = 2;
 /// Before the first measurement of a ZooKeeper: a Java machine compiles what it has run often enough.
 const JAVA_WARM_UP: Duration = Duration::from_secs(15);
 /// ZooKeeper's clients are on so many connections.
@@ -82,10 +82,10 @@ pub(super) const PLOTTED: &[Plotted] = &[
 pub const FIGURE: Figure = Figure {
     name: "listeners",
     title: "What listeners cost the leader",
-    minutes: 18,
+    minutes: 12,
     about: "Three voters, and listeners that are one process of the library, each a whole node that counts entries (100 processes are too \
             many for two cores). 1,000 puts of 256 bytes per second at the leader. Bytes are what the leader's connections to other nodes have \
-            sent. In each round the cases take three turns, in changing order, and each turn gives a ratio of its own; the case of no listeners \
+            sent. In each round the cases take two turns, in changing order, and each turn gives a ratio of its own; the case of no listeners \
             is measured twice in each, and what its second measurement is off by is what the ratios below are off by. Beside it the same \
             nodes as openraft's learners, which the leader feeds, in a new group for each round; and a ZooKeeper with ten observers that the \
             leader feeds, or that followers feed (`observerMasterPort`), each a process. Case by case they get the same load.",

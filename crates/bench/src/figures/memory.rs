@@ -24,7 +24,7 @@ const KEYS: &str = "a million keys of 64 bytes";
 pub const FIGURE: Figure = Figure {
     name: "memory",
     title: "Memory, beside etcd",
-    minutes: 7,
+    minutes: 5,
     about: "Resident memory (VmRSS), shared pages of the program included. An idle node: the largest of three that were just started. A \
             watcher: what 10,000 on 16 streams add to a follower, divided. A listener: what 100 add to the voters that feed them, 64 of them, \
             divided by 64. Keys: what a million, and the log that came with them, add to a single server (most of \

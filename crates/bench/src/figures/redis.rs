@@ -23,7 +23,7 @@ const GET: &str = "get";
 pub const FIGURE: Figure = Figure {
     name: "redis",
     title: "Puts and gets, beside Redis",
-    minutes: 3,
+    minutes: 2,
     about: "64 clients, values of 256 bytes, 100,000 keys. Eaves as in the first figures, on 8 connections, gets linearizable. Redis with a \
             primary and two replicas, `appendonly yes, appendfsync always`, a connection for each client; a put is SET and WAIT 1. That \
             promises less: the replica need not have the write on its disk, nothing keeps another primary from being without it, and a get \

@@ -15,7 +15,7 @@ const QUICK_CASE: &str = "20,000 keys";
 pub const FIGURE: Figure = Figure {
     name: "restart",
     title: "Starting with many keys, beside etcd",
-    minutes: 8,
+    minutes: 6,
     about: "One server of each, filled with keys, values of 64 bytes, and stopped with SIGTERM (most of the keys came by transactions of a \
             hundred, the last 200,000 one by one): seconds from the start of the process until \
             `/health`, which is a linearizable read, says true.",

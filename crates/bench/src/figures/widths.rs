@@ -6,13 +6,13 @@ use super::{Figure, Plotted, Running};
 use crate::context::{Context, Recorder};
 use std::time::Duration;
 
-const TIME: Duration = Duration::from_secs(6);
+const TIME: Duration = Duration::from_secs(5);
 
 /// With listeners.
 pub const BY_LISTENERS: Figure = Figure {
     name: "widths",
     title: "The leader's cost by the number of listeners",
-    minutes: 6,
+    minutes: 5,
     about: "As in `listeners`, which has the ratios: 1,000 puts of 256 bytes per second on three voters, and so many nodes as one process of \
             the library, as listeners or as openraft's learners.",
     metrics: listeners::METRICS,
@@ -26,7 +26,7 @@ pub const BY_LISTENERS: Figure = Figure {
 pub const BY_DEPTH: Figure = Figure {
     name: "depths",
     title: "From the leader to a listener, at each depth",
-    minutes: 3,
+    minutes: 2,
     about: "As in `depth`: one chain of eight listeners below a follower, and the time from the event at the leader to the event at each \
             of them; depth 0 is the follower.",
     metrics: depth::METRICS,

@@ -6,7 +6,7 @@ use super::listeners;
 use super::{Bound, Figure, Metric, Place, Plotted, Running, Target};
 use crate::context::{Context, Recorder};
 use crate::group::Group;
-use crate::load::fill_by;
+use crate::load::{SETTLE, fill_by};
 use crate::programs::Program;
 use crate::results::values;
 use eaves_server::failure::{Failure, Outcome};
@@ -22,9 +22,10 @@ const ENTRY: &str = "an entry at a listener";
 const FORWARDED: &str = "an entry at a listener that feeds one";
 /// More would wait so long at a node under valgrind that it refuses some.
 const CLIENTS: u32 = 32;
-/// Runs are so long, and so long when it is to be quick; the difference has no start and no end of a process in it.
-const PUTS: [u64; 2] = [1_000, 5_000];
-const QUICK_PUTS: [u64; 2] = [500, 2_500];
+/// So many are counted, or so many when it is to be quick; those before them, when buffers and caches grow, are not.
+const PUTS: u64 = 5_000;
+const QUICK_PUTS: u64 = 3_000;
+const WARM_UP_PUTS: u64 = 500;
 const QUICK_CASES: usize = 3;
 /// Nodes besides the three.
 const CROWD: usize = 10;
@@ -33,21 +34,17 @@ const CROWD: usize = 10;
 const PUT_CEILING: f64 = 1.0;
 const ENTRY_CEILING: f64 = 1.0;
 const FORWARDED_CEILING: f64 = 1.0;
-/// Under valgrind a process is some fifty times slower, and must not lose its place for that.
-const PATIENT: [&str; 4] = [
-    "--election-timeout",
-    "30000",
-    "--heartbeat-interval",
-    "1000",
-];
+/// Under valgrind a process is some fifty times slower, and must not lose its place for that. A first election that
+/// nobody wins takes as long again.
+const PATIENT: [&str; 4] = ["--election-timeout", "5000", "--heartbeat-interval", "500"];
 
 /// The figure.
 pub const FIGURE: Figure = Figure {
     name: "instructions",
     title: "Instructions per put and per entry",
     minutes: 5,
-    about: "One node runs under `valgrind --tool=callgrind`, the others do not. 32 clients on 8 connections put 256 bytes; instructions of a run with 5,000 \
-            puts less those of one with 1,000, divided by the difference. Instructions of the process, not of the kernel. How many entries \
+    about: "One node runs under `valgrind --tool=callgrind`, the others do not. 32 clients on 8 connections put 256 bytes; instructions from before 5,000 puts \
+            until all have applied them, divided by 5,000; 500 puts before are not counted, nor is the start. Instructions of the process, not of the kernel. How many entries \
             come at once depends on the machine, so the last digits change. The ceilings are for a build without optimisation across crates, \
             which CI makes and which takes more.",
     metrics: &[Metric {
@@ -113,17 +110,15 @@ async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
         let cases = [PUT, ENTRY, FORWARDED, LISTENED, LEARNED];
         let cases = &cases[..context.amount(cases.len(), QUICK_CASES)];
         for case in cases.iter().filter(|case| context.wants(case)) {
-            let [few, many] = context.amount(PUTS, QUICK_PUTS);
-            let short = instructions(context, case, few).await?;
-            let long = instructions(context, case, many).await?;
-            let each = (long - short) / (many - few) as f64;
+            let puts = context.amount(PUTS, QUICK_PUTS);
+            let each = instructions(context, case, puts).await? / puts as f64;
             recorder.add(case, None, SIDE, round, values([("instructions", each)]));
         }
     }
     Ok(())
 }
 
-/// Of the node that the case is about, from its start to its end.
+/// Of the node that the case is about, while so many puts go through it.
 async fn instructions(context: &Context, case: &str, puts: u64) -> Outcome<f64> {
     let directory = tempfile::tempdir_in(&context.data)
         .map_err(|error| Failure::failed(format!("cannot make a directory: {error}")))?;
@@ -161,13 +156,11 @@ async fn instructions(context: &Context, case: &str, puts: u64) -> Outcome<f64> 
         LEARNED => vec![listeners::learners(context, &group, CROWD).await?],
         _ => Vec::new(),
     };
-    fill_by(CLIENTS, group.address(leader), puts, VALUE_BYTES).await?;
-    let committed = group.metric(leader, "eaves_committed_index").await;
-    for place in 0..group.size() {
-        while group.metric(place, "eaves_applied_index").await < committed {
-            tokio::time::sleep(crate::load::SETTLE / 20).await;
-        }
-    }
+    let process = group.processes()[if group.size() == 3 { leader } else { 3 }];
+    put(&group, leader, WARM_UP_PUTS).await?;
+    count(process, "on").await?;
+    put(&group, leader, puts).await?;
+    count(process, "off").await?;
     group.stop().await;
     let text = std::fs::read_to_string(&out).unwrap_or_default();
     total(&text).ok_or_else(|| {
@@ -178,9 +171,40 @@ async fn instructions(context: &Context, case: &str, puts: u64) -> Outcome<f64> 
     })
 }
 
+/// Puts, and waits until all have applied them.
+async fn put(group: &Group, leader: usize, puts: u64) -> Outcome {
+    fill_by(CLIENTS, group.address(leader), puts, VALUE_BYTES).await?;
+    let committed = group.metric(leader, "eaves_committed_index").await;
+    for place in 0..group.size() {
+        while group.metric(place, "eaves_applied_index").await < committed {
+            tokio::time::sleep(SETTLE / 20).await;
+        }
+    }
+    Ok(())
+}
+
+/// Begins to count, or ends: the program for this comes with valgrind.
+async fn count(process: u32, on_or_off: &str) -> Outcome {
+    let mut command = Command::new("callgrind_control");
+    command.arg(format!("--instr={on_or_off}"));
+    command.arg(process.to_string());
+    let done = tokio::task::spawn_blocking(move || command.output()).await;
+    match done.map_err(std::io::Error::other).and_then(|done| done) {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(Failure::failed(format!(
+            "callgrind_control: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ))),
+        Err(error) => Err(Failure::failed(format!(
+            "cannot run callgrind_control: {error}"
+        ))),
+    }
+}
+
 fn counted(program: &Program, out: &Path) -> Program {
     let out = format!("--callgrind-out-file={}", out.display());
-    program.run_by(&["valgrind", "--tool=callgrind", "--quiet", "--vgdb=no", &out])
+    let off = "--instr-atstart=no";
+    program.run_by(&["valgrind", "--tool=callgrind", "--quiet", off, &out])
 }
 
 /// Of `totals: N`, the last line of callgrind's file.

@@ -47,8 +47,8 @@ pub struct Config {
     pub blocking: Blocking,
     /// Seed of the node's random choices, of its id as a new listener too. No two nodes may have the same, nor two starts of one.
     pub seed: u64,
-    /// For measurements alone: stay one of Raft's learners once made one ([`crate::RoleChange::Learn`]). Such a node does not ask by
-    /// itself whether it is still in the group, so an interrupted change of its role is not mended either. Default false.
+    /// For measurements alone: stay one of Raft's learners once made one ([`crate::RoleChange::Learn`]). Such a node asks
+    /// whether it is still in the group only when no leader has fed it for ten seconds. Default false.
     pub stays_learner: bool,
     /// Told of every step of a change of role; for tests.
     pub step_observer: Option<Arc<dyn StepObserver>>,

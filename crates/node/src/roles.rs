@@ -202,9 +202,7 @@ pub(crate) fn start_common(core: &Arc<Core>) {
             watching.fail("write the log", text);
         }
     });
-    if !core.config.stays_learner {
-        until_stopped(core, standing::watch(core.clone()));
-    }
+    until_stopped(core, standing::watch(core.clone()));
     until_stopped(core, change::finish_left_joints(core.clone()));
 }
 

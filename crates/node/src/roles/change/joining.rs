@@ -141,7 +141,7 @@ impl Change<'_> {
     }
 
     /// For measurements: the first three steps of a promotion, and no fourth. It is not this leader that keeps the node a learner, but the
-    /// node itself, which does not ask where it stands ([`crate::Config::stays_learner`]).
+    /// node itself, which does not ask where it stands while it is fed ([`crate::Config::stays_learner`]).
     pub(super) async fn learn(&self, node: &Target) -> Outcome<String> {
         let label = node.label();
         let before = self.settled().await?;

@@ -5,16 +5,18 @@ use crate::context::{Context, Recorder};
 use crate::figures::{self, Figure};
 use crate::programs::Programs;
 use crate::results::{Results, write_file};
-use crate::{plot, processor, report};
+use crate::{plot, report};
 use clap::Parser;
+use eaves_harness::process::kill_children_in_panics;
 use eaves_server::failure::{Failure, Outcome};
-use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Rounds unless told otherwise, and when it is to be quick.
+/// Rounds unless told otherwise, of figures whose spread is small, and when it is to be quick.
 const ROUNDS: u32 = 5;
+const FEW_ROUNDS: u32 = 3;
 const QUICK_ROUNDS: u32 = 2;
 
 /// Measures Eaves beside its peers, in one run on one machine.
@@ -30,7 +32,7 @@ pub struct Args {
     #[arg(value_name = "FIGURE")]
     figures: Vec<String>,
 
-    /// List the figures
+    /// List the figures, and about how long each takes with the default rounds, on two processors
     #[arg(long)]
     list: bool,
 
@@ -38,7 +40,7 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// How often each side is measured in each case [default: 5, with --quick 2]
+    /// How often each side is measured in each case [default: 5, or 3 where the spread is small; with --quick 2]
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
 
@@ -78,7 +80,7 @@ pub struct Args {
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let args = Args::parse();
-    kill_servers_in_panics();
+    kill_children_in_panics();
     match args.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -95,8 +97,13 @@ impl Args {
     fn run(&self) -> Outcome {
         if self.list {
             for figure in figures::ALL {
-                println!("{:<12} {}", figure.name, figure.title);
+                println!(
+                    "{:<13} {:>3} min  {}",
+                    figure.name, figure.minutes, figure.title
+                );
             }
+            let all: u32 = figures::ALL.iter().map(|figure| figure.minutes).sum();
+            eprintln!("all: about {all} minutes with the default rounds, on two processors");
             return Ok(());
         }
         let wanted = self.wanted()?;
@@ -141,8 +148,11 @@ impl Args {
                 }
             },
         };
-        let default = if self.quick { QUICK_ROUNDS } else { ROUNDS };
-        let rounds = self.rounds.unwrap_or(default);
+        let (rounds, few_rounds) = match (self.rounds, self.quick) {
+            (Some(rounds), _) => (rounds, rounds),
+            (None, true) => (QUICK_ROUNDS, QUICK_ROUNDS),
+            (None, false) => (ROUNDS, FEW_ROUNDS),
+        };
         if rounds == 0 {
             return Err(Failure::usage(
                 "--rounds: 0 measures nothing; give at least 1",
@@ -151,6 +161,7 @@ impl Args {
         Ok(Context {
             quick: self.quick,
             rounds,
+            few_rounds,
             time,
             cases: self.cases.clone(),
             programs: Programs::find(self.eaves.as_deref(), self.etcd.as_deref())?,
@@ -227,11 +238,14 @@ async fn measure(figure: &'static Figure, context: &Context) -> Outcome<Results>
     Ok(recorder.results)
 }
 
-/// Ends `work` early when the user does; its servers are killed as their group is dropped.
+/// Ends `work` early on Ctrl-C or SIGTERM; its servers are killed as their group is dropped.
 async fn unless_interrupted<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|error| Failure::failed(format!("cannot wait for SIGTERM: {error}")))?;
     tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Err(Failure::OutputClosed),
+        _ = terminated.recv() => Err(Failure::OutputClosed),
         done = work => done,
     }
 }
@@ -258,17 +272,4 @@ fn render(directory: &Path) -> Outcome {
     }
     eprintln!("written: {}", tables.display());
     Ok(())
-}
-
-/// A release build ends at once in a panic, without dropping anything: servers would live on.
-fn kill_servers_in_panics() {
-    let told = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        told(panic);
-        for child in processor::children() {
-            let process = i32::try_from(child).ok().and_then(Pid::from_raw);
-            // It may have ended by itself.
-            let _ = process.map(|process| kill_process(process, Signal::KILL));
-        }
-    }));
 }

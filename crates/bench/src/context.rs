@@ -11,6 +11,8 @@ pub struct Context {
     pub quick: bool,
     /// How often each side is measured in each case.
     pub rounds: u32,
+    /// The same, of figures whose spread is small, or whose rounds are long.
+    pub few_rounds: u32,
     /// Replaces a figure's own time for one measurement.
     pub time: Option<Duration>,
     /// Cases that do not contain this are left out.

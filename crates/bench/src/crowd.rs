@@ -1,10 +1,11 @@
-//! Many listeners in one process of its own, for figures that need more of them than a machine can run as processes.
+//! Many listeners in one process of its own, for figures that need more of them than a machine can run as processes. Or the same nodes as
+//! openraft's own learners, whom the leader feeds: what one would have without the tree.
 //!
 //! They are nodes of the library with everything that a listener has, but for the state: it counts commands. Their files are in memory if
 //! the machine has a file system for that, so that their syncs do not take the disk from those who are measured. The process prints how
 //! far they are, and is read by its log.
 
-use eaves::{Config, Node, SmallMachine, SmallState, StartAs};
+use eaves::{Config, Node, RoleChange, SmallMachine, SmallState, StartAs};
 use eaves_harness::process::Server;
 use eaves_server::failure::{Failure, Outcome};
 use std::ffi::OsString;
@@ -27,6 +28,15 @@ const TELLING: Duration = Duration::from_millis(10);
 /// Nothing takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// What the nodes of a crowd are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Fed by followers and by each other.
+    Listeners,
+    /// Openraft's learners, fed by the leader. They come one after the other, each by a change of the membership.
+    Learners,
+}
+
 /// A running crowd. Dropping it kills it.
 pub struct Crowd {
     server: Server,
@@ -37,7 +47,7 @@ pub struct Crowd {
 /// How far the listeners of a crowd are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stand {
-    /// How many have an upstream.
+    /// How many have an upstream, or are learners.
     pub attached: usize,
     /// What the last of them has applied.
     pub applied: u64,
@@ -46,6 +56,21 @@ pub struct Stand {
 impl Crowd {
     /// Starts `count` listeners below `upstreams`, each of which feeds up to `capacity` others.
     pub fn start(count: usize, capacity: u32, upstreams: &str, data: &Path) -> Outcome<Crowd> {
+        Crowd::start_of(Kind::Listeners, (count, capacity), upstreams, data)
+    }
+
+    /// Starts `count` of openraft's learners in the group whose voters are `upstreams`. Who leads it goes on feeding them when they are
+    /// gone: the group is of no use afterwards.
+    pub fn start_learners(count: usize, upstreams: &str, data: &Path) -> Outcome<Crowd> {
+        Crowd::start_of(Kind::Learners, (count, 0), upstreams, data)
+    }
+
+    fn start_of(
+        kind: Kind,
+        (count, capacity): (usize, u32),
+        upstreams: &str,
+        data: &Path,
+    ) -> Outcome<Crowd> {
         let parent = match Path::new(IN_MEMORY) {
             memory if memory.is_dir() => memory,
             _ => data,
@@ -59,7 +84,7 @@ impl Crowd {
             std::env::current_exe().map_err(|error| failed("cannot find this program", error))?;
         let mut command = Command::new(program);
         command
-            .arg(CROWD)
+            .args([CROWD, kind.word()])
             .args([&count.to_string(), &capacity.to_string(), upstreams])
             .arg(directory.path());
         let log = directory.path().join("log.txt");
@@ -98,6 +123,21 @@ impl Crowd {
     }
 }
 
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Listeners => "listeners",
+            Kind::Learners => "learners",
+        }
+    }
+
+    fn of(word: &str) -> Option<Kind> {
+        [Kind::Listeners, Kind::Learners]
+            .into_iter()
+            .find(|kind| kind.word() == word)
+    }
+}
+
 /// A line that the process prints: `stand ATTACHED APPLIED`.
 fn parse(line: &str) -> Option<Stand> {
     let mut words = line.strip_prefix("stand ")?.split(' ');
@@ -127,18 +167,19 @@ impl SmallState for Count {
     }
 }
 
-/// The process: COUNT, CAPACITY, UPSTREAMS, DIRECTORY. It ends when it is killed.
+/// The process: KIND, COUNT, CAPACITY, UPSTREAMS, DIRECTORY. It ends when it is killed.
 pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
     let words: Vec<String> = words.filter_map(|word| word.into_string().ok()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let done = match (runtime, &words[..]) {
-        (Ok(runtime), [_, count, capacity, upstreams, directory]) => {
+        (Ok(runtime), [_, kind, count, capacity, upstreams, directory]) => {
+            let kind = Kind::of(kind).unwrap_or(Kind::Listeners);
             let numbers = (count.parse().unwrap_or(0), capacity.parse().unwrap_or(0));
-            runtime.block_on(listen(numbers, upstreams, Path::new(directory)))
+            runtime.block_on(listen(kind, numbers, upstreams, Path::new(directory)))
         }
-        _ => Err("a crowd takes a number, a capacity, upstreams and a directory".into()),
+        _ => Err("a crowd takes a kind, a number, a capacity, upstreams and a directory".into()),
     };
     if let Err(error) = done {
         eprintln!("{error}");
@@ -147,6 +188,7 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 async fn listen(
+    kind: Kind,
     (count, capacity): (usize, u32),
     upstreams: &str,
     directory: &Path,
@@ -166,16 +208,22 @@ async fn listen(
         config.log.segment_bytes = SEGMENT_BYTES;
         config.log.cache_bytes = SEGMENT_BYTES as usize;
         config.log_retention_bytes = SEGMENT_BYTES;
-        nodes.push(Node::start(config, Arc::new(machine)).await?);
+        config.stays_learner = kind == Kind::Learners;
+        let node = Node::start(config, Arc::new(machine)).await?;
+        if kind == Kind::Learners {
+            learn(&node).await?;
+        }
+        nodes.push(node);
     }
     let mut told = Stand::default();
     loop {
         let applied = nodes.iter().map(|node| node.positions().applied);
+        let attached = match kind {
+            Kind::Listeners => nodes.iter().filter(|node| is_fed(node)).count(),
+            Kind::Learners => nodes.len(),
+        };
         let stand = Stand {
-            attached: nodes
-                .iter()
-                .filter(|node| node.upstream_lag().is_some())
-                .count(),
+            attached,
             applied: applied.min().unwrap_or(0),
         };
         if stand != told {
@@ -186,9 +234,32 @@ async fn listen(
     }
 }
 
+fn is_fed(node: &Node) -> bool {
+    node.upstream_lag().is_some()
+}
+
+/// Makes a new listener a learner of its group: as the first part of a promotion.
+async fn learn(node: &Node) -> Result<(), Box<dyn std::error::Error>> {
+    while !is_fed(node) {
+        tokio::time::sleep(TELLING).await;
+    }
+    let id = node.status().borrow().node_id.to_string();
+    node.change_role(RoleChange::Learn { node: id }, drop)
+        .await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_is_its_word() {
+        for kind in [Kind::Listeners, Kind::Learners] {
+            assert_eq!(Kind::of(kind.word()), Some(kind));
+        }
+        assert_eq!(Kind::of("voters"), None);
+    }
 
     #[test]
     fn what_the_process_prints_can_be_read() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Within this time a server must be ready, whatever it has to read.
-const READY: Duration = Duration::from_secs(600);
+pub const READY: Duration = Duration::from_secs(600);
 /// How often it is asked whether it is.
 const POLL: Duration = Duration::from_millis(10);
 

@@ -39,10 +39,13 @@ pub mod load;
 pub mod plot;
 pub mod processor;
 pub mod programs;
+pub mod redis;
 pub mod report;
 pub mod results;
 pub mod statistics;
 pub mod watchers;
+pub mod zookeeper;
+pub mod zookeeper_client;
 
 /// As the first word of the command line: be `eaves`.
 pub const EAVES: &str = "eaves";

@@ -3,10 +3,18 @@
 use crate::group::Group;
 use crate::processor::Meter;
 use crate::results::Values;
+use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
+use eaves_kv::proto::etcdserverpb::request_op::Request;
+use eaves_kv::proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
 use eaves_server::address::Address;
 use eaves_server::bench::{Measured, Operation, Plan, run_load};
 use eaves_server::failure::{Failure, Outcome};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::task::JoinSet;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
 
 /// After the load, until processor time is read: what a server puts off belongs to the load, and would be paid by who comes next.
 pub const SETTLE: Duration = Duration::from_millis(1_000);
@@ -16,6 +24,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Clients and connections by which a store is filled.
 const FILLERS: u32 = 256;
 const FILLING_CONNECTIONS: u32 = 8;
+
+/// Puts in a transaction; servers take 128.
+const TRANSACTION_PUTS: u64 = 100;
+/// Keys that are put one by one all the same: twice as many as etcd has in its log between two snapshots.
+const ONE_BY_ONE: u64 = 200_000;
 
 /// A load.
 #[derive(Clone, Debug)]
@@ -102,6 +115,63 @@ pub async fn fill_by(clients: u32, server: Address, keys: u64, value_bytes: usiz
         timeout: TIMEOUT,
     };
     run(plan).await.map(drop)
+}
+
+/// The same for millions of keys: most of them by transactions of a hundred, which takes a fraction of the time. The last are put one by
+/// one, so that what a server has of its log, and when it last made a snapshot, is as if all had been.
+pub async fn fill_by_transactions(server: Address, keys: u64, value_bytes: usize) -> Outcome {
+    let failed = |cause: String| Failure::failed(format!("cannot fill {server}: {cause}"));
+    let endpoint =
+        Endpoint::from_shared(server.url()).map_err(|error| failed(error.to_string()))?;
+    let one_by_one = keys.min(ONE_BY_ONE);
+    let next = Arc::new(AtomicU64::new(one_by_one));
+    let mut filling = JoinSet::new();
+    for _ in 0..FILLING_CONNECTIONS {
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        for _ in 0..FILLERS / FILLING_CONNECTIONS / 8 {
+            let (next, channel) = (next.clone(), channel.clone());
+            filling.spawn(transactions(channel, next, keys, value_bytes));
+        }
+    }
+    while let Some(done) = filling.join_next().await {
+        let done = done.map_err(|error| failed(error.to_string()))?;
+        done.map_err(|status| failed(status.to_string()))?;
+    }
+    fill(server, one_by_one, value_bytes).await
+}
+
+async fn transactions(
+    channel: Channel,
+    next: Arc<AtomicU64>,
+    keys: u64,
+    value_bytes: usize,
+) -> Result<(), Status> {
+    let Operation::Put(value) = Operation::put(value_bytes) else {
+        unreachable!("a put is a put");
+    };
+    let mut client = KvClient::new(channel);
+    loop {
+        let begin = next.fetch_add(TRANSACTION_PUTS, Ordering::Relaxed);
+        if begin >= keys {
+            return Ok(());
+        }
+        let puts = (begin..keys.min(begin + TRANSACTION_PUTS)).map(|number| RequestOp {
+            request: Some(Request::RequestPut(PutRequest {
+                // As a load names them.
+                key: format!("/bench/{number:08}").into(),
+                value: value.clone(),
+                ..Default::default()
+            })),
+        });
+        let transaction = TxnRequest {
+            success: puts.collect(),
+            ..Default::default()
+        };
+        client.txn(transaction).await?;
+    }
 }
 
 async fn run(plan: Plan) -> Outcome<Measured> {

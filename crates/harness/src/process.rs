@@ -123,6 +123,35 @@ pub fn log_tail(log: &Path) -> String {
     format!("{} ends\n{}", log.display(), shown.join("\n"))
 }
 
+/// From now on a panic kills what this process has started. In a release build it ends the process at once, without dropping anything:
+/// servers would live on.
+pub fn kill_children_in_panics() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        for child in children() {
+            // It may have ended by itself.
+            let _ = Command::new("kill")
+                .args(["-s", "KILL", &child.to_string()])
+                .status();
+        }
+    }));
+}
+
+/// The processes that this one has started and not waited for yet.
+pub fn children() -> Vec<u32> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let numbers = |list: String| -> Vec<u32> {
+        list.split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect()
+    };
+    lists.flat_map(numbers).collect()
+}
+
 /// Ports below those that systems give to outgoing connections: a server that is started again must find its port free.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 

@@ -47,6 +47,9 @@ pub struct Config {
     pub blocking: Blocking,
     /// Seed of the node's random choices, of its id as a new listener too. No two nodes may have the same, nor two starts of one.
     pub seed: u64,
+    /// For measurements alone: stay one of Raft's learners once made one ([`crate::RoleChange::Learn`]). Such a node asks
+    /// whether it is still in the group only when no leader has fed it for ten seconds. Default false.
+    pub stays_learner: bool,
     /// Told of every step of a change of role; for tests.
     pub step_observer: Option<Arc<dyn StepObserver>>,
 }
@@ -167,6 +170,7 @@ impl Config {
             disk: Arc::new(RealDisk),
             blocking: Blocking::Threads,
             seed: random_number(),
+            stays_learner: false,
             step_observer: None,
         }
     }

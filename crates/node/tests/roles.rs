@@ -185,6 +185,46 @@ async fn a_listener_at_depth_one_becomes_a_voter_and_keeps_its_downstreams() {
     assert_eq!(again, format!("{promoted} is a voter already"));
 }
 
+/// For measurements: the leader feeds it, it votes for nothing, and it stays so; without the word to stay it listens again.
+#[tokio::test]
+async fn a_measured_learner_is_fed_by_the_leader_and_another_goes_back_to_listening() {
+    let cluster = Cluster::new(3);
+    let voters3 = cluster.start_voters().await;
+    leader_known(&voters3).await;
+    let upstreams = cluster.voter_addresses();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let mut nodes = Vec::new();
+    for (name, stays) in [("m1", true), ("m2", false)] {
+        let mut config = cluster.listener(name, &upstreams);
+        config.stays_learner = stays;
+        let node = cluster.start(config).await;
+        common::attached(&node).await;
+        nodes.push(node);
+    }
+    let learn = |node: &Running| RoleChange::Learn { node: name(node) };
+    for node in &nodes {
+        assert_eq!(
+            change(node, learn(node)).await.unwrap(),
+            format!("{} is a learner", name(node))
+        );
+    }
+    eventually("the one without the word listens again", async || {
+        role(&nodes[1]) == Role::Listener
+    })
+    .await;
+    write(&voters3[0].node, 0, 20).await;
+    let all: Vec<&Running> = voters3.iter().chain(&nodes).collect();
+    converged(&all, 20).await;
+    assert_eq!(role(&nodes[0]), Role::Follower, "it has Raft open");
+    assert_eq!(voters(&voters3[0]), ["v1", "v2", "v3"]);
+
+    change(&voters3[0], demote("m1")).await.unwrap();
+    eventually("told to look, it listens as well", async || {
+        role(&nodes[0]) == Role::Listener
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_listener_at_depth_three_is_promoted_and_its_vote_counts() {
     let cluster = Cluster::new(3);

@@ -38,6 +38,7 @@ const BOUNDED: &str = "1 GiB, --snapshot-rate 100 MiB";
 pub const FIGURE: Figure = Figure {
     name: "bootstrap",
     title: "A new listener with a gigabyte of state",
+    minutes: 6,
     about: "Three voters with 262,144 keys of 4 KiB, whose log does not reach back; 500 puts per second at the leader, and a listener that \
             starts with nothing: the time until it is healthy. Beside it the same bytes over one connection of loopback and then to a file \
             with fdatasync. Latencies are medians of slices of two seconds, before and while the listener starts, which shares the processors.",
@@ -138,7 +139,7 @@ fn run<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> {
 
 async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
     let keys = context.amount(262_144, 32_768);
-    for round in 1..=context.rounds {
+    for round in 1..=context.few_rounds {
         for (case, rate) in [(UNBOUNDED, "0"), (BOUNDED, "104857600")] {
             one_round(context, recorder, (case, rate), (round, keys)).await?;
         }

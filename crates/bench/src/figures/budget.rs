@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(3);
 const MACHINE: &str = "machine";
 /// Of a put of 256 bytes on its way.
 const MESSAGE_BYTES: usize = 320;
@@ -32,6 +32,7 @@ const PUT: &str = "6. a put: and the disk";
 pub const FIGURE: Figure = Figure {
     name: "budget",
     title: "One client's put, step by step",
+    minutes: 2,
     about: "One client and one connection; medians. Each step has all that the steps before it have: what a put takes beyond a linearizable \
             get is a follower's disk and applying, what that takes beyond a serializable get is a round among the voters. The first three are \
             of the bare machine, measured in the same round: nothing that answers from two machines' disks can be faster than the third.",

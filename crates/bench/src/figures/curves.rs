@@ -4,13 +4,13 @@ use super::loads::{self, KEYS};
 use super::{Figure, Running};
 use crate::context::{Context, Recorder};
 use crate::group::Group;
-use crate::load::{Load, fill};
+use crate::load::{Load, fill_by_transactions};
 use crate::report::count;
 use eaves_server::bench::Operation;
 use eaves_server::failure::Outcome;
 use std::time::Duration;
 
-const TIME: Duration = Duration::from_secs(6);
+const TIME: Duration = Duration::from_secs(4);
 const CLIENTS: u32 = 64;
 const CONNECTIONS: u32 = 8;
 /// More bytes of different values than this are not kept, so that no disk fills up and etcd's quota (2 GiB) is not met.
@@ -20,6 +20,7 @@ const KEPT_BYTES: u64 = 256 << 20;
 pub const BY_CLIENTS: Figure = Figure {
     name: "clients",
     title: "Puts by the number of clients",
+    minutes: 3,
     about: "Puts of 256 bytes as in the first figure, eight clients on a connection, on 16 connections at most.",
     metrics: loads::METRICS,
     beside: Some("etcd"),
@@ -32,6 +33,7 @@ pub const BY_CLIENTS: Figure = Figure {
 pub const BY_VALUES: Figure = Figure {
     name: "values",
     title: "Puts by the size of values",
+    minutes: 5,
     about: "64 clients on 8 connections; so many keys that their values are 256 MiB at most.",
     metrics: loads::METRICS,
     beside: Some("etcd"),
@@ -44,7 +46,9 @@ pub const BY_VALUES: Figure = Figure {
 pub const BY_KEYS: Figure = Figure {
     name: "keys",
     title: "Puts by the number of keys",
-    about: "64 clients on 8 connections put random ones of so many keys, values of 64 bytes, after every key was put once.",
+    minutes: 8,
+    about: "64 clients on 8 connections put random ones of so many keys, values of 64 bytes, after every key was put once, most of them by \
+            transactions of a hundred.",
     metrics: loads::METRICS,
     beside: Some("etcd"),
     targets: &[],
@@ -60,7 +64,7 @@ fn by_clients<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'
             let load = loads::puts(*clients, connections);
             let x = f64::from(*clients);
             let case = (&*format!("{} clients", count(u64::from(*clients))), Some(x));
-            loads::in_turn(context, recorder, &groups, case, &load, TIME).await?;
+            loads::in_few_rounds(context, recorder, &groups, case, &load, TIME).await?;
         }
         Ok(())
     })
@@ -83,7 +87,7 @@ fn by_values<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a
             };
             let x = *bytes as f64;
             let case = (&*format!("{} B", count(*bytes as u64)), Some(x));
-            loads::in_turn(context, recorder, &groups, case, &load, TIME).await?;
+            loads::in_few_rounds(context, recorder, &groups, case, &load, TIME).await?;
         }
         Ok(())
     })
@@ -103,7 +107,7 @@ fn by_keys<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> 
             };
             let x = *keys as f64;
             let case = (&*format!("{} keys", count(*keys)), Some(x));
-            loads::in_turn(context, recorder, &groups, case, &load, TIME).await?;
+            loads::in_few_rounds(context, recorder, &groups, case, &load, TIME).await?;
         }
         Ok(())
     })
@@ -122,12 +126,8 @@ pub(super) async fn filled(context: &Context, size: usize, keys: u64) -> Outcome
         let Some(program) = program else { continue };
         let group = Group::start(program, size, &context.data, flags).await?;
         eprintln!("  filling {} with {keys} keys", group.side());
-        fill(
-            group.address(group.leader().await?),
-            keys,
-            SMALL_VALUE_BYTES,
-        )
-        .await?;
+        let leader = group.address(group.leader().await?);
+        fill_by_transactions(leader, keys, SMALL_VALUE_BYTES).await?;
         groups.push(group);
     }
     Ok(groups)

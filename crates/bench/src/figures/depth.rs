@@ -6,9 +6,12 @@ use super::{Bound, Figure, Metric, Place, Plotted, Running, Target};
 use crate::context::{Context, Recorder};
 use crate::group::Group;
 use crate::load::Load;
-use crate::results::values;
+use crate::programs::Program;
+use crate::results::{Values, values};
 use crate::statistics::quantile;
 use crate::watchers::{Seen, Watchers};
+use crate::zookeeper::{self, Ensemble, Feeder};
+use crate::zookeeper_client::Session;
 use eaves_harness::cluster::put;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_server::address::Address;
@@ -23,38 +26,47 @@ const PROBE: &str = "/probe";
 const PAUSE: Duration = Duration::from_millis(5);
 /// After the last probe, for its event to arrive everywhere.
 const LAST: Duration = Duration::from_secs(1);
+/// How many there are in a measurement.
+const PROBES: u32 = 1_000;
+/// What half load is half of is measured for so long.
+const FULL_LOAD: Duration = Duration::from_secs(8);
 const DEPTHS: [usize; 4] = [1, 2, 4, 8];
+
+/// What is told of the times to one place.
+pub(super) const METRICS: &[Metric] = &[
+    Metric {
+        name: "p50",
+        title: "median",
+        unit: "us",
+    },
+    Metric {
+        name: "p99",
+        title: "p99",
+        unit: "us",
+    },
+    Metric {
+        name: "p50_per_hop",
+        title: "median per hop",
+        unit: "us",
+    },
+    Metric {
+        name: "p99_per_hop",
+        title: "p99 per hop",
+        unit: "us",
+    },
+];
 
 /// The figure.
 pub const FIGURE: Figure = Figure {
     name: "depth",
     title: "From the leader to a listener, by depth",
+    minutes: 7,
     about: "A chain of eight listeners below one follower, each a process. A client puts a key every 5 ms at the leader, and watches it there, \
             at the follower and at listeners: what is told is the time from the event at the leader to the event elsewhere. A listener at \
             depth d is d + 1 hops away, the first of them Raft's. Half load: 64 other clients put 256 bytes at half the rate that this group \
-            reached before. Beside it a watch at a follower of etcd, which is one hop.",
-    metrics: &[
-        Metric {
-            name: "p50",
-            title: "median",
-            unit: "us",
-        },
-        Metric {
-            name: "p99",
-            title: "p99",
-            unit: "us",
-        },
-        Metric {
-            name: "p50_per_hop",
-            title: "median per hop",
-            unit: "us",
-        },
-        Metric {
-            name: "p99_per_hop",
-            title: "p99 per hop",
-            unit: "us",
-        },
-    ],
+            reached before. Beside it a watch at a follower of etcd, which is one hop; and watches at a follower of ZooKeeper, at an observer that \
+            a follower feeds (`observerMasterPort`), which is as deep as depth 1, and at one that the leader feeds.",
+    metrics: METRICS,
     beside: None,
     targets: &[
         per_hop("median per hop to depth 1, idle", "depth 1, idle"),
@@ -92,93 +104,196 @@ fn run<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> {
     Box::pin(measure(context, recorder))
 }
 
-/// A group, and where it is watched besides at the leader: the case's name, hops, place.
-struct Watched {
-    group: Group,
+/// Servers, and where they are watched besides at the leader.
+pub(super) struct Watched {
+    servers: Servers,
     leader: usize,
-    at: Vec<(String, usize, usize)>,
+    at: Vec<At>,
     /// Puts per second.
     half_load: u64,
 }
 
+enum Servers {
+    Group(Group),
+    Zookeeper(Ensemble),
+}
+
+/// A server that is watched: the case's name, hops from the leader, place.
+struct At {
+    name: String,
+    hops: usize,
+    place: usize,
+}
+
 async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
-    let mut all = Vec::new();
-    for mut group in loads::groups(context, 3, &[]).await? {
-        let mut at = Vec::new();
-        if group.side() == SIDES[0] {
-            let root = group.add_chain(DEPTHS[3]).await?;
-            at.push(("follower".to_owned(), 1, root));
-            at.extend(DEPTHS.map(|depth| (format!("depth {depth}"), depth + 1, 2 + depth)));
-        } else {
-            let leader = group.leader().await?;
-            at.push(("follower".to_owned(), 1, (leader + 1) % 3));
-        }
+    let mut all = vec![(SIDES[0], chain(context, &DEPTHS).await?)];
+    if let Some(program) = &context.programs.etcd {
+        let group = Group::start(program, 3, &context.data, &[]).await?;
         let leader = group.leader().await?;
-        let time = context.time(Duration::from_secs(8));
-        let full = loads::puts(64, 8)
-            .drive(group.address(leader), time)
-            .await?;
-        all.push(Watched {
-            half_load: half_rate(full.latencies.count(), full.elapsed),
-            group,
-            leader,
-            at,
-        });
+        let at = vec![at("follower", 1, (leader + 1) % 3)];
+        let watched = Watched::new(context, Servers::Group(group), leader, at).await?;
+        all.push((SIDES[1], watched));
+    }
+    if let Some(program) = &context.programs.zookeeper {
+        all.push((program.side, observers(context, program).await?));
     }
     for round in 1..=context.rounds {
         for loaded in [false, true] {
-            for watched in &all {
-                one_round(context, recorder, watched, (round, loaded)).await?;
+            for (side, watched) in &all {
+                let measured = watched.measure(context, loaded).await?;
+                for (at, values) in watched.at.iter().zip(measured) {
+                    let how = if loaded { "half load" } else { "idle" };
+                    let case = format!("{}, {how}", at.name);
+                    recorder.add(&case, None, side, round, values);
+                }
             }
         }
     }
     Ok(())
 }
 
-async fn one_round(
-    context: &Context,
-    recorder: &mut Recorder,
-    watched: &Watched,
-    (round, loaded): (u32, bool),
-) -> Outcome {
-    let address = |place| watched.group.address(place);
-    let mut watchers = Watchers::default();
-    let leader = watchers.note(&address(watched.leader), PROBE).await?;
-    let mut elsewhere = Vec::new();
-    for (_, _, place) in &watched.at {
-        elsewhere.push(watchers.note(&address(*place), PROBE).await?);
+/// A chain of listeners below a follower, watched at these depths, in rising order; depth 0 is the follower.
+pub(super) async fn chain(context: &Context, depths: &[usize]) -> Outcome<Watched> {
+    let mut group = Group::start(&context.programs.eaves, 3, &context.data, &[]).await?;
+    let deepest = depths.last().copied().unwrap_or(0);
+    let root = group.add_chain(deepest).await?;
+    let leader = group.leader().await?;
+    let mut watched: Vec<At> = depths
+        .iter()
+        .map(|depth| match depth {
+            0 => at("follower", 1, root),
+            depth => at(&format!("depth {depth}"), depth + 1, 2 + depth),
+        })
+        .collect();
+    if !depths.contains(&0) {
+        watched.insert(0, at("follower", 1, root));
     }
-    let probes = context.amount(2_000, 100);
-    let time = PAUSE * 2 * probes;
-    let load = Load {
-        rate: Some(watched.half_load),
-        ..loads::puts(64, 8)
-    };
-    let server = address(watched.leader);
-    match loaded {
-        false => probe(&server, probes).await?,
-        true => {
-            let load = load.drive(server.clone(), time);
-            let (loaded, probed) = tokio::join!(load, probe(&server, probes));
-            (loaded?, probed?).1
+    Watched::new(context, Servers::Group(group), leader, watched).await
+}
+
+/// A ZooKeeper with an observer that a follower feeds, as a listener at depth 1 is fed, and one that the leader feeds.
+async fn observers(context: &Context, program: &Program) -> Outcome<Watched> {
+    let feeders = [Feeder::Follower, Feeder::Leader];
+    let ensemble = Ensemble::start(program, &context.data, &feeders).await?;
+    let leader = ensemble.leader().await?;
+    let watched = vec![
+        at("follower", 1, (leader + 1) % Ensemble::VOTERS),
+        at("depth 1", 2, Ensemble::VOTERS),
+        at("below the leader", 1, Ensemble::VOTERS + 1),
+    ];
+    Watched::new(context, Servers::Zookeeper(ensemble), leader, watched).await
+}
+
+fn at(name: &str, hops: usize, place: usize) -> At {
+    At {
+        name: name.to_owned(),
+        hops,
+        place,
+    }
+}
+
+impl Watched {
+    async fn new(
+        context: &Context,
+        servers: Servers,
+        leader: usize,
+        at: Vec<At>,
+    ) -> Outcome<Watched> {
+        let time = context.time(FULL_LOAD);
+        let (count, elapsed) = servers.load(leader, None, time).await?;
+        Ok(Watched {
+            half_load: half_rate(count, elapsed),
+            servers,
+            leader,
+            at,
+        })
+    }
+
+    /// Times to each place.
+    pub(super) async fn measure(&self, context: &Context, loaded: bool) -> Outcome<Vec<Values>> {
+        let mut watchers = Watchers::default();
+        let leader = self.servers.watch(&mut watchers, self.leader).await?;
+        let mut elsewhere = Vec::new();
+        for at in &self.at {
+            elsewhere.push(self.servers.watch(&mut watchers, at.place).await?);
+        }
+        let probes = context.amount(PROBES, 100);
+        let probe = self.servers.probe(self.leader, probes);
+        match loaded {
+            false => probe.await?,
+            true => {
+                let (rate, time) = (Some(self.half_load), PAUSE * 2 * probes);
+                let load = self.servers.load(self.leader, rate, time);
+                let (loaded, probed) = tokio::join!(load, probe);
+                (loaded?, probed?).1
+            }
+        }
+        tokio::time::sleep(LAST).await;
+        let pairs = self.at.iter().zip(&elsewhere);
+        pairs.map(|(at, seen)| times(&leader, seen, at)).collect()
+    }
+}
+
+fn times(leader: &Seen, seen: &Seen, at: &At) -> Outcome<Values> {
+    let mut us = behind(leader, seen);
+    let missing = || Failure::failed(format!("no event came to {}", at.name));
+    let p50 = quantile(&mut us, 500).ok_or_else(missing)?;
+    let p99 = quantile(&mut us, 990).ok_or_else(missing)?;
+    Ok(values([
+        ("p50", p50),
+        ("p99", p99),
+        ("p50_per_hop", p50 / at.hops as f64),
+        ("p99_per_hop", p99 / at.hops as f64),
+    ]))
+}
+
+impl Servers {
+    async fn watch(&self, watchers: &mut Watchers, place: usize) -> Outcome<Seen> {
+        match self {
+            Servers::Group(group) => watchers.note(&group.address(place), PROBE).await,
+            Servers::Zookeeper(ensemble) => {
+                let session = Session::connect(&ensemble.address(place)).await?;
+                let (seen, watching) = session.watch(zookeeper::PROBE).await?;
+                watchers.keep(watching);
+                Ok(seen)
+            }
         }
     }
-    tokio::time::sleep(LAST).await;
-    for ((name, hops, _), seen) in watched.at.iter().zip(&elsewhere) {
-        let mut us = behind(&leader, seen);
-        let missing = || Failure::failed(format!("no event came to {name}"));
-        let p50 = quantile(&mut us, 500).ok_or_else(missing)?;
-        let p99 = quantile(&mut us, 990).ok_or_else(missing)?;
-        let case = format!("{name}, {}", if loaded { "half load" } else { "idle" });
-        let values = values([
-            ("p50", p50),
-            ("p99", p99),
-            ("p50_per_hop", p50 / *hops as f64),
-            ("p99_per_hop", p99 / *hops as f64),
-        ]);
-        recorder.add(&case, None, watched.group.side(), round, values);
+
+    /// Puts the key again and again.
+    async fn probe(&self, place: usize, probes: u32) -> Outcome {
+        match self {
+            Servers::Group(group) => probe(&group.address(place), probes).await,
+            Servers::Zookeeper(ensemble) => {
+                let mut session = Session::connect(&ensemble.address(place)).await?;
+                for _ in 0..probes {
+                    session.write(zookeeper::PROBE, b"x").await?;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Ok(())
+            }
+        }
     }
-    Ok(())
+
+    /// Other clients put; how many, and in which time.
+    async fn load(
+        &self,
+        place: usize,
+        rate: Option<u64>,
+        time: Duration,
+    ) -> Outcome<(u64, Duration)> {
+        match self {
+            Servers::Group(group) => {
+                let load = Load {
+                    rate,
+                    ..loads::puts(64, 8)
+                };
+                let measured = load.drive(group.address(place), time).await?;
+                Ok((measured.latencies.count(), measured.elapsed))
+            }
+            Servers::Zookeeper(ensemble) => ensemble.drive(place, 8, rate, time).await,
+        }
+    }
 }
 
 /// Puts the key again and again.

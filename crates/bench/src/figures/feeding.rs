@@ -28,6 +28,7 @@ const CASES: [(usize, &str); 4] = [
 pub const FIGURE: Figure = Figure {
     name: "feeding",
     title: "One node feeding many from its log, beside a raw stream",
+    minutes: 4,
     about: "Two voters, so that one of them feeds all; it holds 50,000 entries with values of 256 bytes, and listeners that have nothing get \
             all of them, in batches as large as they come. The listeners are one process of the library, and take most of the processors: \
             they write a log and apply, where the raw stream's reader throws away. Rates are from the first byte fed until the last listener \

@@ -8,7 +8,7 @@ use eaves_server::bench::Operation;
 use eaves_server::failure::Outcome;
 use std::time::Duration;
 
-const TIME: Duration = Duration::from_secs(8);
+const TIME: Duration = Duration::from_secs(6);
 const CLIENTS: u32 = 256;
 const CONNECTIONS: u32 = 16;
 const LINEARIZABLE: &str = "linearizable";
@@ -18,6 +18,7 @@ const SERIALIZABLE: &str = "serializable";
 pub const FIGURE: Figure = Figure {
     name: "get",
     title: "Gets, beside etcd",
+    minutes: 3,
     about: "256 clients on 16 connections get random ones of 100,000 keys with values of 256 bytes from the leader of three.",
     metrics: loads::METRICS,
     beside: Some("etcd"),

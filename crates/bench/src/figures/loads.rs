@@ -6,6 +6,7 @@ use crate::group::Group;
 use crate::load::Load;
 use eaves_server::bench::Operation;
 use eaves_server::failure::Outcome;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Unless a figure is about something else.
@@ -105,11 +106,36 @@ pub async fn in_turn(
     context: &Context,
     recorder: &mut Recorder,
     groups: &[Group],
-    (case, x): (&str, Option<f64>),
+    case: (&str, Option<f64>),
     load: &Load,
     time: Duration,
 ) -> Outcome {
-    for round in 1..=context.rounds {
+    let rounds = 1..=context.rounds;
+    for_rounds(rounds, context, recorder, groups, case, (load, time)).await
+}
+
+/// The same in few rounds: for curves, where each point has others beside it.
+pub async fn in_few_rounds(
+    context: &Context,
+    recorder: &mut Recorder,
+    groups: &[Group],
+    case: (&str, Option<f64>),
+    load: &Load,
+    time: Duration,
+) -> Outcome {
+    let rounds = 1..=context.few_rounds;
+    for_rounds(rounds, context, recorder, groups, case, (load, time)).await
+}
+
+async fn for_rounds(
+    rounds: RangeInclusive<u32>,
+    context: &Context,
+    recorder: &mut Recorder,
+    groups: &[Group],
+    (case, x): (&str, Option<f64>),
+    (load, time): (&Load, Duration),
+) -> Outcome {
+    for round in rounds {
         for group in groups {
             let values = load.measure(group, context.time(time)).await?;
             recorder.add(case, x, group.side(), round, values);

@@ -24,9 +24,11 @@ const KEYS: &str = "a million keys of 64 bytes";
 pub const FIGURE: Figure = Figure {
     name: "memory",
     title: "Memory, beside etcd",
+    minutes: 5,
     about: "Resident memory (VmRSS), shared pages of the program included. An idle node: the largest of three that were just started. A \
             watcher: what 10,000 on 16 streams add to a follower, divided. A listener: what 100 add to the voters that feed them, 64 of them, \
-            divided by 64. Keys: what a million, and the log that came with them, add to a single server.",
+            divided by 64. Keys: what a million, and the log that came with them, add to a single server (most of \
+            them by transactions of a hundred).",
     metrics: &[Metric {
         name: "kib",
         title: "memory",
@@ -70,7 +72,7 @@ fn run<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> {
 }
 
 async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
-    for round in 1..=context.rounds {
+    for round in 1..=context.few_rounds {
         for group in loads::groups(context, 3, &[]).await? {
             let side = group.side().to_owned();
             let mut add =

@@ -14,10 +14,12 @@ mod listeners;
 mod loads;
 mod memory;
 mod put;
+mod redis;
 mod restart;
 mod steady;
 mod threads;
 mod watching;
+mod widths;
 
 use crate::context::{Context, Recorder};
 use eaves_server::failure::Outcome;
@@ -29,6 +31,8 @@ pub struct Figure {
     pub name: &'static str,
     /// Its heading.
     pub title: &'static str,
+    /// About how many minutes it takes with the default rounds, on two processors.
+    pub minutes: u32,
     /// What is done and what is counted, in a few sentences.
     pub about: &'static str,
     /// What its measurements have, in the order of the table.
@@ -101,6 +105,7 @@ pub struct Plotted {
 pub const ALL: &[&Figure] = &[
     &put::FIGURE,
     &get::FIGURE,
+    &redis::FIGURE,
     &budget::FIGURE,
     &listeners::FIGURE,
     &depth::FIGURE,
@@ -114,6 +119,8 @@ pub const ALL: &[&Figure] = &[
     &curves::BY_CLIENTS,
     &curves::BY_VALUES,
     &curves::BY_KEYS,
+    &widths::BY_LISTENERS,
+    &widths::BY_DEPTH,
     &threads::FIGURE,
 ];
 

@@ -6,7 +6,7 @@ use crate::context::{Context, Recorder};
 use eaves_server::failure::Outcome;
 use std::time::Duration;
 
-const TIME: Duration = Duration::from_secs(8);
+const TIME: Duration = Duration::from_secs(6);
 /// Before the first measurement: files are made, caches and windows grow.
 const WARM_UP: Duration = Duration::from_secs(4);
 
@@ -23,6 +23,7 @@ const CASES: &[(&str, u32, u32)] = &[
 pub const FIGURE: Figure = Figure {
     name: "put",
     title: "Puts, beside etcd",
+    minutes: 6,
     about: "Three voters, three members; values of 256 bytes, 100,000 keys, all clients at the leader, each with one put under way. \
             CPU is user and system time of the three server processes until a second after the load, divided by the puts done.",
     metrics: loads::METRICS,

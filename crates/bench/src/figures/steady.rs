@@ -19,6 +19,7 @@ const STALL: u32 = 10;
 pub const FIGURE: Figure = Figure {
     name: "steady",
     title: "Puts at half load for five minutes, beside etcd",
+    minutes: 11,
     about: "64 clients on 8 connections put 256 bytes at half the rate that the same group reached before. A latency counts from the moment \
             a put was due, so a stall counts for all that should have been sent during it. One round of five minutes for each side.",
     metrics: &[

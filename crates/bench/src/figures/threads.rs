@@ -7,7 +7,7 @@ use crate::group::Group;
 use eaves_server::failure::Outcome;
 use std::time::Duration;
 
-const TIME: Duration = Duration::from_secs(8);
+const TIME: Duration = Duration::from_secs(5);
 
 /// Sides, and what `--runtime-threads` is for them.
 const SIDES: &[(&str, &str)] = &[("one thread", "0"), ("2 workers", "2"), ("4 workers", "4")];
@@ -21,6 +21,7 @@ const CASES: &[(&str, u32, u32)] = &[
 pub const FIGURE: Figure = Figure {
     name: "threads",
     title: "Runtime threads of a node",
+    minutes: 4,
     about: "Puts on three voters as in the first figure, with different --runtime-threads. More than there are processors cannot help here; \
             what they cost shows.",
     metrics: loads::METRICS,
@@ -43,7 +44,7 @@ async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
     }
     for (case, clients, connections) in CASES.iter().filter(|(case, ..)| context.wants(case)) {
         let load = loads::puts(*clients, *connections);
-        loads::in_turn(context, recorder, &groups, (case, None), &load, TIME).await?;
+        loads::in_few_rounds(context, recorder, &groups, (case, None), &load, TIME).await?;
     }
     Ok(())
 }

@@ -52,6 +52,13 @@ pub enum RoleChange {
         /// Which; `None` for the one that is closest behind the leader.
         to: Option<String>,
     },
+    /// For measurements alone: make a listener one of Raft's own learners, whom the leader feeds, so that what this costs can be
+    /// measured beside listeners. It stays one if its [`crate::Config::stays_learner`] says so; any other finds within moments that it
+    /// is not in the group, and listens again. `Demote` ends it.
+    Learn {
+        /// The listener.
+        node: String,
+    },
 }
 
 /// Why a change of roles was not made, by what the administrator does next.
@@ -173,6 +180,7 @@ async fn resolve(core: &Arc<Core>, change: RoleChange) -> Result<Resolved, RoleC
         RoleChange::Demote { node } => (ChangeKind::Demote, Some(node), None),
         RoleChange::Replace { old, new } => (ChangeKind::Replace, Some(new), Some(old)),
         RoleChange::TransferLeader { to } => (ChangeKind::TransferLeader, to, None),
+        RoleChange::Learn { node } => (ChangeKind::Learn, Some(node), None),
     };
     let mut attempt = 0;
     loop {

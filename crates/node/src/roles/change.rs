@@ -165,6 +165,7 @@ impl Change<'_> {
             (ChangeKind::Promote, Some(node), _) => self.promote(node).await,
             (ChangeKind::Demote, Some(node), _) => self.demote(node).await,
             (ChangeKind::Replace, Some(node), Some(replaced)) => self.replace(replaced, node).await,
+            (ChangeKind::Learn, Some(node), _) => self.learn(node).await,
             (ChangeKind::TransferLeader, node, _) => self.transfer_leader(node.as_ref()).await,
             _ => refused("the request names no node"),
         }

@@ -140,6 +140,8 @@ pub(crate) enum ChangeKind {
     Demote = 2,
     Replace = 3,
     TransferLeader = 4,
+    /// For measurements, see [`super::RoleChange::Learn`].
+    Learn = 5,
 }
 
 /// A node that a change is about.

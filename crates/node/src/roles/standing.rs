@@ -26,6 +26,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A voter that has heard no leader, or a leader that has heard no quorum, for this long asks.
 const LONELY: Duration = Duration::from_secs(2);
 
+/// One that is to stay a learner, for a measurement, asks only when no leader has fed it for this long: longer than a machine that is
+/// busy with a hundred of them keeps one waiting.
+const LONELY_LEARNER: Duration = Duration::from_secs(10);
+
 /// How long the asking may take, all servers together.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -44,14 +48,16 @@ pub(super) async fn watch(core: Arc<Core>) {
 
 fn is_lonely(core: &Core, consensus: &Consensus) -> bool {
     let view = consensus.view();
-    if !view.membership.is_voter(core.node_id) {
+    let stays = core.config.stays_learner;
+    if !view.membership.is_voter(core.node_id) && !stays {
         return true;
     }
     let heard_ago = match view.role {
         Role::Leader => consensus.quorum_heard_ago(),
         _ => view.leader.and_then(|leader| core.heard_ago(leader)),
     };
-    heard_ago.is_none_or(|ago| ago >= LONELY)
+    let patience = if stays { LONELY_LEARNER } else { LONELY };
+    heard_ago.is_none_or(|ago| ago >= patience)
 }
 
 /// A leader says that it has removed this node; believe nobody but whoever answers the question.

@@ -140,6 +140,25 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// For measurements: the first three steps of a promotion, and no fourth. It is not this leader that keeps the node a learner, but the
+    /// node itself, which does not ask where it stands while it is fed ([`crate::Config::stays_learner`]).
+    pub(super) async fn learn(&self, node: &Target) -> Outcome<String> {
+        let label = node.label();
+        let before = self.settled().await?;
+        if before.members.contains_key(&node.id) {
+            return Ok(format!("{label} is in the group already"));
+        }
+        self.wait_until_close(node, &before).await?;
+        self.run.bring_in(Some(node.id));
+        let joined = self.join_as_learner(node).await;
+        if let Err(Stop::Refused(_)) = &joined {
+            self.put_back(node).await;
+        }
+        self.run.bring_in(None);
+        joined?;
+        Ok(format!("{label} is a learner"))
+    }
+
     async fn wait_until_caught_up(&self, node: &Target) -> Outcome {
         let mut patience = Patience::new();
         // Mostly it takes a moment, of which there is nothing to tell.

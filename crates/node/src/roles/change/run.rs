@@ -111,6 +111,7 @@ impl Run {
                 name(&self.ask.node)
             ),
             ChangeKind::TransferLeader => format!("transfer-leader {}", name(&self.ask.node)),
+            ChangeKind::Learn => format!("learn {}", name(&self.ask.node)),
             ChangeKind::Unknown => "one that this version does not know".into(),
         }
     }

@@ -145,7 +145,7 @@ async fn begin_put(node: &Node, bytes: usize) -> JoinHandle<Result<(), Status>> 
     tokio::spawn(async move {
         client.ready().await.expect("it is connected");
         let codec = ProstCodec::<PutRequest, PutResponse>::default();
-        let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Put");
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Put");
         let answer = client.client_streaming(Request::new(requests), path, codec);
         answer.await.map(drop)
     })

@@ -301,7 +301,7 @@ impl<T> Protocol<T> {
         };
         let result = result.unwrap_or_else(|| match call.refusal.take() {
             Some(text) => Err(CallError::Refused(text)),
-            None => call.into_message(),
+            None => call.take_message(),
         });
         self.ended.push((call.user, result));
         if let Some((user, message)) = self.waiting.pop_front() {
@@ -359,7 +359,7 @@ impl<T> Call<T> {
         }
     }
 
-    fn into_message(&mut self) -> Result<Bytes, CallError> {
+    fn take_message(&mut self) -> Result<Bytes, CallError> {
         let body = match self.rest.is_empty() {
             true => std::mem::take(&mut self.message),
             false => {

@@ -95,7 +95,10 @@ impl Run {
             6 => self.answer(script)?,
             7 => self.take(script)?,
             8 => self.write(script.int_in_range(0..=OUTPUT_BYTES)?),
-            _ if script.ratio(1, 8)? => self.server.go_away(),
+            _ if script.ratio(1, 8)? => {
+                self.server.go_away();
+                self.server.end_if_idle();
+            }
             _ => self.server.ping(),
         }
         Ok(true)

@@ -17,7 +17,7 @@
 //! Invariant `room-adds-up`: each sum is that of the connections and calls that exist.
 //!
 //! Caveats. Counted is what calls hold: what a connection makes ready for its socket is not, at most [`eaves_http2::OUTPUT_BYTES`] and what one
-//! reading asks for; nor what a watch has sent and nobody looked at, at most [`STREAM_WINDOW_BYTES`] for each connection. A range is read, and
+//! reading asks for; nor heads of requests, nor what watches have sent, of which a message that is not whole may be as long as one may be. A range is read, and
 //! its answer encoded, before its size is known: those beyond a thousand keys run a few at a time, and each takes what it takes.
 
 use crate::store::KvError;

@@ -129,6 +129,8 @@ pub struct ServerConnection {
     owes_table_size: bool,
     /// It was said that no new streams are wanted.
     is_leaving: bool,
+    /// It was said which was the last.
+    has_left: bool,
     failed: Option<ConnectionError>,
 }
 
@@ -171,6 +173,7 @@ impl ServerConnection {
             untold_bytes: 0,
             owes_table_size: false,
             is_leaving: false,
+            has_left: false,
             failed: None,
         }
     }
@@ -226,9 +229,14 @@ impl ServerConnection {
         self.streams.len()
     }
 
-    /// Whether it is over: [`ServerConnection::go_away`] was said, and what there was is answered and written.
+    /// Whether something happened that was not asked for yet.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether it is over: the client was told which stream was the last, and that is written.
     pub fn is_over(&self) -> bool {
-        self.is_leaving && self.streams.is_empty() && self.output.is_empty()
+        self.has_left && self.output.is_empty()
     }
 
     /// Complete frames one after the other; what is left of an incomplete one is kept.

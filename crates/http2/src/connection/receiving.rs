@@ -8,7 +8,7 @@ use crate::hpack::Listed;
 use crate::request::{Head, are_trailers};
 use bytes::Bytes;
 
-/// Frames with nothing in them, in a row: nobody needs so many.
+/// Frames with nothing in them, or with nothing but another window for streams, in a row: nobody needs so many.
 const MAX_EMPTY_FRAMES: u32 = 100;
 
 /// A header block of which more is to come.
@@ -200,7 +200,7 @@ impl ServerConnection {
 
     /// A new stream, unless there is a reason against it.
     fn open(&mut self, number: u32, ends_stream: bool, listed: Listed) {
-        if self.streams.len() >= self.limits.streams as usize {
+        if self.has_left || self.streams.len() >= self.limits.streams as usize {
             self.refuse(number, ends_stream, ErrorCode::REFUSED_STREAM);
             return;
         }
@@ -299,6 +299,8 @@ impl ServerConnection {
             }
         }
         if let Some(bytes) = initial_window.filter(|bytes| *bytes != self.initial_send_window) {
+            // It costs a look at every stream.
+            self.count_empty_frame()?;
             self.set_initial_window(bytes)?;
         }
         frame::put_settings_ack(&mut self.output);
@@ -385,7 +387,7 @@ impl ServerConnection {
         match self.empty_frames > MAX_EMPTY_FRAMES {
             true => Err(ConnectionError::new(
                 ErrorCode::ENHANCE_YOUR_CALM,
-                "nothing but empty frames",
+                "nothing but empty frames and settings",
             )),
             false => Ok(()),
         }

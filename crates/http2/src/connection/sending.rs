@@ -131,13 +131,24 @@ impl ServerConnection {
         frame::put_ping(&mut self.output, [0; 8], false);
     }
 
-    /// Tells the client to open no more streams. Those that are open, and those that it opens before it hears of it, go on to their end.
+    /// Tells the client to open no more streams. Those that are open go on to their end, and so do those that arrive until
+    /// [`ServerConnection::end_if_idle`] finds none.
     pub fn go_away(&mut self) {
         if !self.is_leaving {
             self.is_leaving = true;
-            // What is on its way here is still answered: there is no telling which streams those are.
+            // There is no telling yet which stream will have been the last.
             let code = ErrorCode::NO_ERROR;
             frame::put_go_away(&mut self.output, u32::MAX >> 1, code, "");
+        }
+    }
+
+    /// If the client was told to open no more streams, and none is left, tells it which was the last one: what it has sent since can be
+    /// made again elsewhere.
+    pub fn end_if_idle(&mut self) {
+        if self.is_leaving && !self.has_left && self.streams.is_empty() && !self.has_events() {
+            self.has_left = true;
+            let code = ErrorCode::NO_ERROR;
+            frame::put_go_away(&mut self.output, self.last_stream, code, "");
         }
     }
 

@@ -523,12 +523,22 @@ fn leaving_lets_what_is_open_and_what_is_on_its_way_end() {
     assert_eq!((told.len(), told[0].kind), (1, kind::GOAWAY));
     // It was on its way.
     client.request(3, END);
+    client.events();
     client.server.send_only_head(1, b"h");
+    client.server.end_if_idle();
+    client.sent();
     assert!(!client.server.is_over());
     client.server.send_only_head(3, b"h");
+    client.server.end_if_idle();
     assert!(!client.server.is_over(), "it is not written");
-    client.sent();
+    let last = client.sent().pop().unwrap();
+    assert_eq!(
+        (last.kind, &last.payload[..4]),
+        (kind::GOAWAY, &3_u32.to_be_bytes()[..])
+    );
     assert!(client.server.is_over());
+    client.request(5, END);
+    client.is_reset(5, ErrorCode::REFUSED_STREAM);
 }
 
 #[test]
@@ -663,6 +673,18 @@ fn empty_frames_without_end_are_enough_at_some_time() {
     let mut result = Ok(());
     for _ in 0..101 {
         result = result.and(client.try_send(kind::DATA, 0, 1, &[]));
+    }
+    assert_eq!(result.unwrap_err().code, ErrorCode::ENHANCE_YOUR_CALM);
+}
+
+#[test]
+fn windows_that_change_without_end_are_enough_at_some_time() {
+    let mut client = Client::new();
+    let mut result = Ok(());
+    for bytes in 0..101 {
+        let mut settings = BytesMut::new();
+        frame::put_settings(&mut settings, &[(setting::INITIAL_WINDOW_SIZE, bytes)]);
+        result = result.and(client.server.handle_input(&settings));
     }
     assert_eq!(result.unwrap_err().code, ErrorCode::ENHANCE_YOUR_CALM);
 }

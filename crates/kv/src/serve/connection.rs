@@ -80,6 +80,8 @@ pub(super) struct Driver<S> {
     turn: Instant,
     steps: u32,
     is_long: bool,
+    /// Calls that can go on come before what the client says, this time.
+    calls_first: bool,
     /// When it is next looked whether the client still says anything.
     tick: Pin<Box<Sleep>>,
     /// It said something since the last look.
@@ -134,13 +136,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             turn: Instant::now(),
             steps: 0,
             is_long: false,
+            calls_first: false,
             tick: Box::pin(tokio::time::sleep(PING_INTERVAL)),
             is_heard: false,
             is_pinged: false,
         }
     }
 
-    /// Takes no more calls; those under way go on.
+    /// Asks for no more calls; those under way go on.
     pub fn go_away(&mut self) {
         self.http2.go_away();
     }
@@ -152,37 +155,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inbox.register(context.waker());
-        (self.turn, self.is_long) = (Instant::now(), false);
+        (self.turn, self.steps, self.is_long) = (Instant::now(), 0, false);
         loop {
-            let could_read = self.http2.wants_input();
+            let could_read = self.can_read();
             let mut is_busy = match self.poll_read(context) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(_)) => true,
                 Poll::Ready(Err(error)) => return self.fail(context, error),
                 Poll::Pending => false,
             };
+            // In turn, or requests that keep coming would keep replies from going.
+            self.calls_first = !self.calls_first;
+            if self.calls_first {
+                is_busy |= self.poll_calls();
+            }
             is_busy |= self.handle_events();
-            is_busy |= self.poll_calls();
+            if !self.calls_first {
+                is_busy |= self.poll_calls();
+            }
+            self.http2.end_if_idle();
             if let Poll::Ready(Err(error)) = self.poll_write(context) {
                 return Poll::Ready(Err(error));
             }
             // Nobody would wake us to read again.
-            is_busy |= !could_read && self.http2.wants_input();
+            is_busy |= !could_read && self.can_read();
             if self.http2.is_over() {
                 return Poll::Ready(Ok(()));
             }
             if self.client.is_cut_off() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            if self.is_long {
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if !is_busy && self.tick.as_mut().poll(context).is_ready() {
+            if self.tick.as_mut().poll(context).is_ready() {
                 if let Err(error) = self.look() {
                     return Poll::Ready(Err(error));
                 }
                 is_busy = true;
+            }
+            if self.is_long {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if !is_busy {
                 return Poll::Pending;
@@ -190,9 +201,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    /// Reads what there is, unless too much waits to be written.
+    /// What was read is looked at before more is, and not while too much waits to be written.
+    fn can_read(&self) -> bool {
+        self.http2.wants_input() && !self.http2.has_events()
+    }
+
+    /// Reads what there is.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if !self.http2.wants_input() {
+        if !self.can_read() {
             return Poll::Pending;
         }
         let mut buffer = self.dispatch.buffers.take();

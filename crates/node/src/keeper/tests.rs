@@ -153,3 +153,28 @@ async fn where_the_log_lags_behind_room_waits_for_it() {
     room.expect("the log is durable now").unwrap();
     assert_eq!(bench.persisted(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_rests_between_pieces_while_little_waits() {
+    let little = (RESTLESS_BYTES / WEIGHT) as u64;
+    let bench = Bench::new(FITTING, FITTING).await;
+    let begin = Instant::now();
+    bench.keeper.turn().await.unwrap();
+    assert_eq!(bench.persisted(), FITTING);
+    let pieces = LATENCY * FITTING as u32;
+    let rests = LATENCY * REST * little as u32;
+    // The clock of a test counts in milliseconds, and rounds up.
+    assert_eq!(begin.elapsed().as_secs(), (pieces + rests).as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_all_that_is_applied_leaves_it_to_the_keepers_turn() {
+    let bench = Bench::new(3, 3).await;
+    let waiting = bench.keeper.applied_is_durable();
+    let mut waiting = std::pin::pin!(tokio::time::timeout(PERSIST_INTERVAL, waiting));
+    assert!(waiting.as_mut().await.is_err());
+    assert_eq!(bench.persisted(), 0, "it made something durable itself");
+    // One who finds no keeper at work does it in the end.
+    bench.keeper.applied_is_durable().await.unwrap();
+    assert_eq!(bench.persisted(), 3);
+}

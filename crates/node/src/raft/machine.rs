@@ -185,7 +185,7 @@ impl RaftSnapshotBuilder<Types> for Machine {
 
     /// Cheap: the state is on disk anyway, a snapshot is a read transaction. It is what allows Raft to purge its log.
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types, SnapshotData>> {
-        self.keeper.persist_applied().await?;
+        self.keeper.applied_is_durable().await?;
         let nothing = SnapshotOf::<Types, SnapshotData> {
             meta: meta(&Applied::default()),
             snapshot: SnapshotData::Nothing,

@@ -120,7 +120,9 @@ impl Keeper {
         let end = self.applier.state().next_index();
         let mut persisted_end = self.persisted_end.subscribe();
         let by_itself = persisted_end.wait_for(|persisted| *persisted >= end);
-        let came = tokio::time::timeout(2 * PERSIST_INTERVAL, by_itself).await.is_ok();
+        let came = tokio::time::timeout(2 * PERSIST_INTERVAL, by_itself)
+            .await
+            .is_ok();
         match came {
             true => Ok(()),
             false => self.persist_applied().await,

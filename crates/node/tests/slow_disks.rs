@@ -2,8 +2,10 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{Cluster, History, Running, eventually, write};
-use eaves::{Node, NodeEvent, SmallMachine};
+use eaves::{Command, Node, NodeEvent, Position, SmallMachine};
+use eaves::{SnapshotSink, SnapshotSource, StateMachine};
 use eaves_log::sim::SimDisk;
 use eaves_log::{Disk, DiskFile, FileLock, RealDisk};
 use std::io;
@@ -159,15 +161,50 @@ async fn a_leader_whose_own_disk_is_stuck_refuses_writes_before_they_fill_its_me
     .await;
 }
 
-/// Raft asks for a durable state now and then, and may be the first to hear that there is no room for it.
+/// A state of which nothing more may be applied before all of it is durable.
+struct Heavy {
+    machine: SmallMachine<History>,
+    is_durable: AtomicBool,
+}
+
+impl StateMachine for Heavy {
+    fn position(&self) -> Option<Position> {
+        self.machine.position()
+    }
+    fn apply(&self, commands: &[Command], index: u64, at: Position) -> io::Result<Vec<Bytes>> {
+        self.is_durable.store(false, Ordering::Relaxed);
+        self.machine.apply(commands, index, at)
+    }
+    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
+        let persisted = self.machine.persist(durable_index)?;
+        self.is_durable.store(true, Ordering::Relaxed);
+        Ok(persisted)
+    }
+    fn unpersisted_bytes(&self) -> usize {
+        match self.is_durable.load(Ordering::Relaxed) {
+            true => 0,
+            false => usize::MAX,
+        }
+    }
+    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
+        self.machine.snapshot()
+    }
+    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        self.machine.install()
+    }
+}
+
+/// Who applies for Raft makes room where too much is not durable, and may be the first to hear that the disk has none.
 #[tokio::test]
 async fn a_node_that_raft_stops_says_what_stopped_it() {
     let cluster = Cluster::new(1);
-    let mut config = cluster.voter("v1");
-    config.snapshot_entries = 5;
     let disk = SimDisk::new();
     let ledger = SmallMachine::<History>::open_on(Arc::new(disk.clone()), Path::new("/ledger"));
-    let node = Node::start(config, Arc::new(ledger.unwrap()))
+    let heavy = Heavy {
+        machine: ledger.unwrap(),
+        is_durable: AtomicBool::new(true),
+    };
+    let node = Node::start(cluster.voter("v1"), Arc::new(heavy))
         .await
         .unwrap();
     let mut events = node.events();

@@ -62,6 +62,12 @@ impl Faulty {
         self.faults.load(Ordering::Relaxed)
     }
 
+    /// Bytes that a stream which has carried `carried` carries before the fault strikes, if it is still to come.
+    fn intact_after(&self, carried: u64) -> usize {
+        let at = self.fault.lock().unwrap().at();
+        usize::try_from(at.saturating_sub(carried)).unwrap_or(usize::MAX)
+    }
+
     /// The fault, if it strikes a stream that has carried `before` bytes and is to carry `more`.
     fn strike(&self, before: u64, more: u64) -> Option<Fault> {
         let mut fault = self.fault.lock().unwrap();
@@ -121,8 +127,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             return Poll::Pending; // For good: nobody is to be woken.
         }
         let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let more = (buffer.filled().len() - before) as u64;
+        // A reading ends where the fault is: what came before it arrives, however much comes at once.
+        let intact = match self.network.intact_after(self.carried) {
+            0 => buffer.remaining(),
+            bytes => buffer.remaining().min(bytes),
+        };
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(intact));
+        std::task::ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        let more = read as u64;
         let carried = std::mem::replace(&mut self.carried, 0);
         self.carried = carried + more;
         match self.network.strike(carried, more) {

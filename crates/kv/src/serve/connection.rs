@@ -9,6 +9,9 @@
 //! written, and all answers that are there then leave with one writing: the busier a connection is, the fewer system calls and wake-ups an
 //! operation costs. Calls that must wait are polled when they are woken themselves; what becomes of each is in [`Calls`].
 
+#[cfg(test)]
+mod tests;
+
 use super::{Dispatch, calls::Calls, inbox::Inbox};
 use crate::clients::{Client, MAX_STREAMS, STREAM_WINDOW_BYTES};
 use eaves_http2::{Limits, ServerConnection};
@@ -60,6 +63,8 @@ pub(super) struct Driver<S> {
     turn: Instant,
     steps: u32,
     is_long: bool,
+    /// [`TURN`], but in tests.
+    turn_time: Duration,
     /// Calls that can go on come before what the client says, this time.
     calls_first: bool,
     /// When it is next looked whether the client still says anything.
@@ -88,6 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             turn: Instant::now(),
             steps: 0,
             is_long: false,
+            turn_time: TURN,
             calls_first: false,
             tick: Box::pin(tokio::time::sleep(PING_INTERVAL)),
             is_heard: false,
@@ -253,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn is_long_enough(&mut self) -> bool {
         self.steps += 1;
         let looks_at_clock = self.steps.is_multiple_of(STEPS_PER_LOOK);
-        self.is_long |= looks_at_clock && self.turn.elapsed() > TURN;
+        self.is_long |= looks_at_clock && self.turn.elapsed() >= self.turn_time;
         self.is_long || !self.http2.wants_input() || self.client.is_cut_off()
     }
 }

@@ -247,12 +247,13 @@ impl Client {
             return Err(KvError::TooManyRequests);
         }
         *open += 1;
+        let shared = self.shared.clone();
         Ok(Call {
             client: self.clone(),
+            permit: Some(Permit { shared, kind }),
             kind,
             request_bytes: 0,
             answer_bytes: 0,
-            is_done: false,
         })
     }
 }
@@ -279,13 +280,29 @@ pub(crate) enum CallKind {
 /// A call, counted from its headers to the end of its answer.
 pub(crate) struct Call {
     client: Arc<Client>,
+    /// Until nothing is done for it any more; the rest is the client's.
+    permit: Option<Permit>,
     kind: CallKind,
     /// Received of the request, while it is not answered.
     request_bytes: usize,
     /// Of the answer: what waits to be taken.
     answer_bytes: usize,
-    /// Nothing is done for it any more; the rest is the client's.
-    is_done: bool,
+}
+
+/// That a call is under way: one of as many as may be. Given back by dropping it.
+pub(crate) struct Permit {
+    shared: Arc<Shared>,
+    kind: CallKind,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let counts = &mut self.shared.lock().counts;
+        match self.kind {
+            CallKind::Unary => counts.calls -= 1,
+            CallKind::Watch => counts.watch_streams -= 1,
+        }
+    }
 }
 
 impl Call {
@@ -320,13 +337,12 @@ impl Call {
 
     /// All is done but that the client takes its answer: it no longer counts as a call.
     pub fn done(&mut self) {
-        if !std::mem::replace(&mut self.is_done, true) {
-            let counts = &mut self.client.shared.lock().counts;
-            match self.kind {
-                CallKind::Unary => counts.calls -= 1,
-                CallKind::Watch => counts.watch_streams -= 1,
-            }
-        }
+        self.permit = None;
+    }
+
+    /// Its client has given it up, but something is still done for it: it counts as a call until the permit is dropped.
+    pub fn given_up(mut self) -> Option<Permit> {
+        self.permit.take()
     }
 
     /// So many bytes of the answer wait to be taken now.
@@ -344,7 +360,6 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.answered();
         self.wait(0);
-        self.done();
     }
 }
 

@@ -1,7 +1,8 @@
 //! What becomes of the calls of one connection, stream by stream: begun, received, answered, relayed, given up.
 //!
-//! A call ends with its stream: when the client gives up, or is gone, its future is dropped. What that means for a write is said in
-//! [`eaves::Node::write`].
+//! A call ends with its stream: when the client gives up, or is gone, its future is dropped. A write is not taken back by that, and the
+//! node still works for it: so it goes on without a stream until the node has answered, and counts as a call until then. Otherwise who makes
+//! calls and resets them had as many under way as he likes, whatever `--max-calls` says.
 //!
 //! Invariant `one-entry`: a stream that is here is open, and every open stream but one whose head is on its way out is here.
 
@@ -25,7 +26,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tonic::Status;
 
 /// How long the rest of a request may take once its head is here: a client that stops half-way must not keep its room for ever. It is
@@ -54,6 +55,7 @@ enum Stream {
     /// The reply, of KV.
     Working {
         call: Call,
+        method: Method,
         future: BoxFuture<'static, Result<Reply, Status>>,
         waker: CallWaker,
     },
@@ -98,7 +100,11 @@ impl Calls {
                 ended,
             } => self.receive(http2, stream, data, ended),
             Event::Drained { stream } => self.drained(http2, stream),
-            Event::Reset { stream } => drop(self.streams.remove(&stream)),
+            Event::Reset { stream } => {
+                if let Some(stream) = self.streams.remove(&stream) {
+                    self.give_up(stream);
+                }
+            }
             // It was heard, which is all.
             Event::Pong => {}
         }
@@ -254,6 +260,7 @@ impl Calls {
                 let waker = self.inbox.waker(number);
                 let stream = Stream::Working {
                     call,
+                    method,
                     future,
                     waker,
                 };
@@ -304,6 +311,33 @@ impl Calls {
             call.wait(waiting);
             call.done();
             self.streams.insert(number, Stream::Leaving { _call: call });
+        }
+    }
+
+    /// Nobody wants the answer any more.
+    fn give_up(&self, stream: Stream) {
+        let Stream::Working {
+            call,
+            method,
+            future,
+            ..
+        } = stream
+        else {
+            return;
+        };
+        // Without a runtime nothing goes on at all.
+        if method.writes()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let permit = call.given_up();
+            let node = self.dispatch.replica.node.clone();
+            runtime.spawn(async move {
+                let _permit = permit;
+                tokio::select! {
+                    _ = future => {}
+                    () = node.stopped() => {}
+                }
+            });
         }
     }
 
@@ -358,6 +392,14 @@ impl Calls {
             }
             // Nothing waited, or the service would not have been asked.
             self.streams.remove(&number);
+        }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        for (_, stream) in std::mem::take(&mut self.streams) {
+            self.give_up(stream);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A connection whose driver has its turns one at a time, over a socket in memory: frames written by hand, and what the client hears in
 //! which order.
 
+mod calls;
 mod turns;
 
 use super::*;

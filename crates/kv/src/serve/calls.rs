@@ -8,7 +8,7 @@
 
 use super::{
     Dispatch, Route,
-    grpc::{self, Message},
+    grpc::{self, Lengths, Message},
     inbox::{CallWaker, Inbox},
     relay::{BodySender, Relay, Step},
 };
@@ -32,6 +32,10 @@ use tonic::Status;
 /// How long the rest of a request may take once its head is here: a client that stops half-way must not keep its room for ever. It is
 /// looked at every [`PING_INTERVAL`](super::connection::PING_INTERVAL).
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest message that tonic's services take where they set no other limit. It has room for a message as soon as it is announced,
+/// and refuses longer ones before that.
+const MAX_RELAYED_BYTES: usize = 4 << 20;
 
 /// The calls of one connection.
 pub(super) struct Calls {
@@ -66,7 +70,9 @@ enum Stream {
         /// Plain pages are not counted.
         call: Option<Call>,
         body: BodySender,
+        messages: Lengths,
         relay: Relay,
+        /// When the request began, or the latest message of a watch stream.
         since: Instant,
         waker: CallWaker,
     },
@@ -136,12 +142,15 @@ impl Calls {
                     late.push(*number);
                 }
                 Stream::Relayed {
-                    call, since, body, ..
-                } if since.elapsed() > RECEIVE_TIMEOUT => {
-                    let kind = call.as_ref().map(Call::kind);
-                    if kind != Some(CallKind::Watch) {
-                        body.end(Err(KvError::TimedOut.into()));
-                    }
+                    call,
+                    since,
+                    body,
+                    messages,
+                    ..
+                } if since.elapsed() > RECEIVE_TIMEOUT
+                    && !(is_watch(call) && messages.is_between()) =>
+                {
+                    body.end(Err(KvError::TimedOut.into()));
                 }
                 _ => {}
             }
@@ -196,6 +205,7 @@ impl Calls {
         let stream = Stream::Relayed {
             call,
             body: sender,
+            messages: Lengths::default(),
             relay: Relay::new(self.dispatch.clone().relay(request, is_grpc)),
             since: Instant::now(),
             waker: self.inbox.waker(number),
@@ -217,8 +227,23 @@ impl Calls {
                 let room = call.receive(bytes).map_err(Status::from);
                 room.and_then(|()| message.receive(data))
             }
-            Stream::Relayed { call, body, .. } => {
-                let room = call.as_mut().map_or(Ok(()), |call| call.receive(bytes));
+            Stream::Relayed {
+                call,
+                body,
+                messages,
+                since,
+                ..
+            } => {
+                let was_between = messages.is_between();
+                let announced = messages.follow(&data);
+                if is_watch(call) && (was_between || announced.is_some()) {
+                    *since = Instant::now();
+                }
+                let taken = announced.filter(|bytes| *bytes <= MAX_RELAYED_BYTES);
+                let room = match (call, taken) {
+                    (Some(call), Some(bytes)) => call.hold(bytes),
+                    _ => Ok(()),
+                };
                 match room {
                     Ok(()) => body.send(data),
                     Err(error) => body.end(Err(error.into())),
@@ -371,9 +396,6 @@ impl Calls {
             };
             match step {
                 Step::Head(block) => {
-                    if let Some(call) = call {
-                        call.answered();
-                    }
                     http2.send_head(number, &block);
                     continue;
                 }
@@ -394,6 +416,11 @@ impl Calls {
             self.streams.remove(&number);
         }
     }
+}
+
+fn is_watch(call: &Option<Call>) -> bool {
+    let kind = call.as_ref().map(Call::kind);
+    kind == Some(CallKind::Watch)
 }
 
 impl Drop for Calls {

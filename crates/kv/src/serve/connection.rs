@@ -33,6 +33,13 @@ use tokio::{
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long it may take to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls that a client may give up before they are answered, beyond those that are answered, in a [`PING_INTERVAL`]; one more ends the
+/// connection. A client that gives its calls a second can give up no more, however long nobody answers: they are at most
+/// [`MAX_STREAMS`] at a time. Watches were answered when they end, so any number of them may end at once. One that makes calls only to
+/// reset them ("rapid reset", CVE-2023-44487) comes to this within a fraction of a second. nghttp2 allows a thousand at once and 33 a second
+/// after that, which a client of a group without a leader would soon exceed.
+const UNANSWERED_RESETS: u32 = 64 << 10;
+const _: () = assert!(UNANSWERED_RESETS as u64 >= MAX_STREAMS as u64 * PING_INTERVAL.as_secs());
 /// What a request's head may hold: gRPC's usual limit.
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 
@@ -46,6 +53,7 @@ const LIMITS: Limits = Limits {
     stream_window_bytes: STREAM_WINDOW_BYTES,
     connection_window_bytes: STREAM_WINDOW_BYTES,
     header_list_bytes: HEADER_LIST_BYTES,
+    unanswered_resets: UNANSWERED_RESETS,
 };
 
 /// The driver of one connection.
@@ -223,6 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             PING_INTERVAL
         };
         self.tick.as_mut().reset(Instant::now() + pause);
+        self.http2.forgive_resets();
         self.calls.time_out_requests(&mut self.http2);
         Ok(())
     }

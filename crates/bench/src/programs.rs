@@ -147,8 +147,9 @@ fn find_zookeeper() -> Option<Program> {
     let java = on_path("java").into_iter().find(|path| path.is_file())?;
     let classes = Path::new("/usr/share/java");
     let jar = classes.join("zookeeper.jar");
-    let exact = std::fs::canonicalize(&jar).ok()?;
-    let name = exact.file_stem()?.to_string_lossy().into_owned();
+    if !jar.is_file() {
+        return None;
+    }
     let path = format!(
         "{}:{}",
         jar.display(),
@@ -165,8 +166,24 @@ fn find_zookeeper() -> Option<Program> {
         side: "zookeeper",
         path: java,
         first: first.map(str::to_owned).to_vec(),
-        version: name.trim_start_matches("zookeeper-").to_owned(),
+        version: numbered(&jar).unwrap_or("of unknown version".to_owned()),
     })
+}
+
+/// The version of a jar, of the names that its file has beside it: Debian's `zookeeper-3.8.0.jar` is a link to `zookeeper.jar`, and
+/// elsewhere it is the other way round.
+fn numbered(jar: &Path) -> Option<String> {
+    let exact = std::fs::canonicalize(jar).ok()?;
+    let prefix = format!("{}-", jar.file_stem()?.to_str()?);
+    let names = std::fs::read_dir(jar.parent()?).ok()?.flatten();
+    names
+        .filter(|other| std::fs::canonicalize(other.path()).is_ok_and(|path| path == exact))
+        .filter_map(|other| {
+            let name = other.file_name().into_string().ok()?;
+            let version = name.strip_prefix(&prefix)?.strip_suffix(".jar")?;
+            Some(version.to_owned())
+        })
+        .min()
 }
 
 fn find_redis() -> Option<Program> {
@@ -220,6 +237,27 @@ fn first_line(command: &mut Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jar_has_the_version_of_its_link_or_of_what_it_links_to() {
+        for (file, link) in [
+            ("zookeeper.jar", "zookeeper-3.8.0.jar"),
+            ("zookeeper-3.8.0.jar", "zookeeper.jar"),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = |name: &str| directory.path().join(name);
+            std::fs::write(path(file), "classes").unwrap();
+            std::os::unix::fs::symlink(file, path(link)).unwrap();
+            // Of the same package, and not it.
+            std::fs::write(path("zookeeper-jute-3.8.0.jar"), "others").unwrap();
+            let version = numbered(&path("zookeeper.jar"));
+            assert_eq!(version.as_deref(), Some("3.8.0"), "{link} -> {file}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let jar = directory.path().join("zookeeper.jar");
+        std::fs::write(&jar, "classes").unwrap();
+        assert_eq!(numbered(&jar), None, "nobody says");
+    }
 
     #[test]
     fn a_program_that_was_given_must_be_there() {

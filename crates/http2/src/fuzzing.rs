@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     stream_window_bytes: 20_000,
     connection_window_bytes: 70_000,
     header_list_bytes: 600,
+    unanswered_resets: 100,
 };
 
 /// What the fuzzer calls. The first byte says whether the rest is bytes as they are, or a script that makes frames of them.

@@ -17,8 +17,9 @@
 //! Invariant `room-adds-up`: each sum is that of the connections and calls that exist.
 //!
 //! Caveats. Counted is what calls hold: what a connection makes ready for its socket is not, at most [`eaves_http2::OUTPUT_BYTES`] and what one
-//! reading asks for; nor heads of requests, nor what watches have sent, of which a message that is not whole may be as long as one may be. A range is read, and
-//! its answer encoded, before its size is known: those beyond a thousand keys run a few at a time, and each takes what it takes.
+//! reading asks for; nor heads of requests, nor messages of watch streams that are whole and wait for their turn, at most
+//! [`STREAM_WINDOW_BYTES`] of a connection. A range is read, and its answer encoded, before its size is known: those beyond a thousand keys
+//! run a few at a time, and each takes what it takes.
 
 use crate::store::KvError;
 use std::{
@@ -51,7 +52,8 @@ pub struct ClientLimits {
     pub calls: usize,
     /// Watch streams; one more is refused. Default 65,536.
     pub watch_streams: usize,
-    /// Bytes of requests that were received and are not answered; one that needs more is refused. Default 128 MiB.
+    /// Bytes of requests that were received and are not answered, and of the longest message of each stream of them; one that needs more is
+    /// refused. Default 128 MiB.
     pub request_bytes: usize,
     /// Bytes of answers and events that wait to be taken; beyond, the connection that holds most is closed. Default 256 MiB.
     pub answer_bytes: usize,
@@ -78,7 +80,7 @@ pub struct ClientCounts {
     pub calls: usize,
     /// Open watch streams.
     pub watch_streams: usize,
-    /// Bytes of requests received and not answered.
+    /// Bytes of requests received and not answered, and held for the messages of streams.
     pub request_bytes: usize,
     /// Bytes of answers and events not taken.
     pub answer_bytes: usize,
@@ -247,12 +249,13 @@ impl Client {
             return Err(KvError::TooManyRequests);
         }
         *open += 1;
+        let shared = self.shared.clone();
         Ok(Call {
             client: self.clone(),
+            permit: Some(Permit { shared, kind }),
             kind,
             request_bytes: 0,
             answer_bytes: 0,
-            is_done: false,
         })
     }
 }
@@ -279,13 +282,29 @@ pub(crate) enum CallKind {
 /// A call, counted from its headers to the end of its answer.
 pub(crate) struct Call {
     client: Arc<Client>,
+    /// Until nothing is done for it any more; the rest is the client's.
+    permit: Option<Permit>,
     kind: CallKind,
-    /// Received of the request, while it is not answered.
+    /// Received of the request, while it is not answered, or held for its messages.
     request_bytes: usize,
     /// Of the answer: what waits to be taken.
     answer_bytes: usize,
-    /// Nothing is done for it any more; the rest is the client's.
-    is_done: bool,
+}
+
+/// That a call is under way: one of as many as may be. Given back by dropping it.
+pub(crate) struct Permit {
+    shared: Arc<Shared>,
+    kind: CallKind,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let counts = &mut self.shared.lock().counts;
+        match self.kind {
+            CallKind::Unary => counts.calls -= 1,
+            CallKind::Watch => counts.watch_streams -= 1,
+        }
+    }
 }
 
 impl Call {
@@ -296,9 +315,6 @@ impl Call {
 
     /// Takes in a piece of the request, if there is room.
     pub fn receive(&mut self, bytes: usize) -> Result<(), KvError> {
-        if self.kind == CallKind::Watch {
-            return Ok(());
-        }
         let mut state = self.client.shared.lock();
         if state.counts.request_bytes + bytes > self.client.shared.limits.request_bytes {
             state.counts.refused_calls += 1;
@@ -308,6 +324,15 @@ impl Call {
         state.counts.request_bytes += bytes;
         self.request_bytes += bytes;
         Ok(())
+    }
+
+    /// Has room for a message of this length, if there is some: a stream of messages takes that of the longest so far, to its end. A
+    /// decoder reserves it when the message is announced, and keeps it for the next.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), KvError> {
+        match bytes.checked_sub(self.request_bytes) {
+            Some(more @ 1..) => self.receive(more),
+            _ => Ok(()),
+        }
     }
 
     /// The request is no longer needed.
@@ -320,13 +345,12 @@ impl Call {
 
     /// All is done but that the client takes its answer: it no longer counts as a call.
     pub fn done(&mut self) {
-        if !std::mem::replace(&mut self.is_done, true) {
-            let counts = &mut self.client.shared.lock().counts;
-            match self.kind {
-                CallKind::Unary => counts.calls -= 1,
-                CallKind::Watch => counts.watch_streams -= 1,
-            }
-        }
+        self.permit = None;
+    }
+
+    /// Its client has given it up, but something is still done for it: it counts as a call until the permit is dropped.
+    pub fn given_up(mut self) -> Option<Permit> {
+        self.permit.take()
     }
 
     /// So many bytes of the answer wait to be taken now.
@@ -344,7 +368,6 @@ impl Drop for Call {
     fn drop(&mut self) {
         self.answered();
         self.wait(0);
-        self.done();
     }
 }
 
@@ -372,13 +395,17 @@ mod tests {
             one.begin(CallKind::Unary).err(),
             Some(KvError::TooManyRequests)
         );
-        let watch = two.begin(CallKind::Watch).unwrap();
+        let mut watch = two.begin(CallKind::Watch).unwrap();
         assert!(one.begin(CallKind::Watch).is_err());
         calls[0].receive(60).unwrap();
         calls[1].receive(40).unwrap();
         assert_eq!(calls[1].receive(1), Err(KvError::TooManyRequests));
+        assert_eq!(watch.hold(1), Err(KvError::TooManyRequests));
         calls[0].answered();
-        calls[1].receive(60).unwrap();
+        watch.hold(30).unwrap();
+        watch.hold(20).unwrap();
+        assert_eq!(clients.counts().request_bytes, 70, "of the longest");
+        calls[1].receive(30).unwrap();
         calls[1].wait(70);
         let counts = ClientCounts {
             connections: 2,
@@ -387,7 +414,7 @@ mod tests {
             request_bytes: 100,
             answer_bytes: 70,
             refused_connections: 1,
-            refused_calls: 3,
+            refused_calls: 4,
             cut_connections: 0,
         };
         assert_eq!(clients.counts(), counts, "room-adds-up");
@@ -395,7 +422,7 @@ mod tests {
         drop((calls, watch, one, two));
         let refused = ClientCounts {
             refused_connections: 1,
-            refused_calls: 3,
+            refused_calls: 4,
             ..ClientCounts::default()
         };
         assert_eq!(clients.counts(), refused, "room-adds-up");

@@ -28,8 +28,8 @@
 //! - There is no space quota, so no NOSPACE alarm.
 //! - A slow client's watchers fall behind until compaction overtakes them, as in etcd. It is cut off only when what clients do not take
 //!   fills the memory for it (`clients.rs`).
-//! - A client's deadline (`grpc-timeout`) is left to the client: when it gives up, it resets the call, and the server drops it then.
-//!   What was proposed by then may still commit.
+//! - A client's deadline (`grpc-timeout`) is left to the client: when it gives up, it resets the call, and the server drops it then,
+//!   unless it is a write: that goes on, and may still commit.
 
 // The naive model of the tests, which the fuzzers use too, knows this crate by its name.
 #[cfg(any(test, fuzzing))]

@@ -187,7 +187,7 @@ fn load_metrics(replica: &Replica, page: &mut Page) {
     );
     page.gauge(
         "client_request_bytes",
-        "Bytes of clients' requests received and not answered.",
+        "Bytes of clients' requests received and not answered, and of the longest request of each watch stream.",
         clients.request_bytes as u64,
     );
     page.gauge(

@@ -7,6 +7,26 @@ use clap::{Command, CommandFactory, FromArgMatches};
 use std::error::Error;
 use std::ffi::OsString;
 
+/// Flags that do not take 0 either, and the least that they take: their own checks refuse 0, and never see what is below.
+const LEASTS: &[(&str, u32)] = &[
+    ("--base-port", 1),
+    ("--changes", 1),
+    ("--clients", 1),
+    ("--command-timeout", 1),
+    ("--connections", 1),
+    ("--heartbeat-interval", 1),
+    ("--key-space", 1),
+    ("--max-answer-memory", 2),
+    ("--max-calls", 1),
+    ("--max-connections", 1),
+    ("--max-request-memory", 2),
+    ("--max-watch-streams", 1),
+    ("--rate", 1),
+    ("--snapshot-count", 1),
+    ("--total", 1),
+    ("--voters", 1),
+];
+
 /// Why there is nothing to run.
 pub enum Refusal {
     /// Ours to report.
@@ -48,7 +68,11 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
     let flag = text(ContextKind::InvalidArg)?.split(' ').next()?;
     let value = text(ContextKind::InvalidValue)?;
     if value.parse::<i128>().is_ok_and(|number| number < 0) {
-        return Some(format!("{flag}: {value} is below 0; give 0 or more"));
+        let least = LEASTS.iter().find(|(name, _)| *name == flag);
+        let least = least.map_or(0, |(_, least)| *least);
+        return Some(format!(
+            "{flag}: {value} is below {least}; give {least} or more"
+        ));
     }
     let cause = error.source()?;
     Some(format!(
@@ -73,7 +97,23 @@ mod tests {
         let get = refused(&["eaves", "get", "k", "--limit", "-1"]);
         assert_eq!(get, "--limit: -1 is below 0; give 0 or more");
         let up = refused(&["eaves", "up", "--voters", "-3"]);
-        assert!(up.starts_with("--voters: -3 is below 0"), "{up}");
+        assert_eq!(up, "--voters: -3 is below 1; give 1 or more");
+        let serve = refused(&["eaves", "serve", "--max-watch-streams", "-1"]);
+        assert_eq!(serve, "--max-watch-streams: -1 is below 1; give 1 or more");
+    }
+
+    #[test]
+    fn every_flag_with_a_least_exists() {
+        fn flags(command: &Command) -> Vec<String> {
+            let own = command.get_arguments().filter_map(|flag| flag.get_long());
+            let own = own.map(|name| format!("--{name}"));
+            own.chain(command.get_subcommands().flat_map(flags))
+                .collect()
+        }
+        let flags = flags(&Cli::command());
+        for (flag, _) in LEASTS {
+            assert!(flags.iter().any(|known| known == flag), "{flag}");
+        }
     }
 
     #[test]

@@ -334,7 +334,11 @@ fn wrong_flags_of_a_node_are_usage_errors() {
         ),
         (
             &["listen", "--upstream", "h:1", "--max-answer-memory", "-1"],
-            &["--max-answer-memory"],
+            &["--max-answer-memory", "-1 is below 2; give 2 or more"],
+        ),
+        (
+            &["serve", "--max-watch-streams", "-1"],
+            &["--max-watch-streams", "-1 is below 1; give 1 or more"],
         ),
         (
             &["listen", "--upstream", "127.0.0.1"],

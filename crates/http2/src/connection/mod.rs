@@ -14,6 +14,7 @@
 //! A peer can make it hold so much and no more: of what was received, what the windows in [`Limits`] allow, one frame and one header block
 //! of [`Limits::header_list_bytes`]; of what is to be sent, what the user gave it, and [`OUTPUT_BYTES`] besides with the answers to what one
 //! input asked. While that much waits to be written, [`ServerConnection::wants_input`] says no: who asks and does not listen is not heard.
+//! Who asks and then does not want the answer, again and again, is cut off ([`Limits::unanswered_resets`]).
 //!
 //! # Caveats
 //!
@@ -58,6 +59,10 @@ pub struct Limits {
     pub connection_window_bytes: u32,
     /// A request's head, counted as in RFC 9113, section 6.5.2; a larger one is answered by status 431.
     pub header_list_bytes: u32,
+    /// Streams that end by the client's doing before they were answered, less those that were answered, since the last
+    /// [`ServerConnection::forgive_resets`]; one more ends the connection. A stream that is reset makes room for another at once, so
+    /// without this a client could have any number of requests looked at for nothing (CVE-2023-44487, "rapid reset").
+    pub unanswered_resets: u32,
 }
 
 /// What happened.
@@ -111,6 +116,8 @@ pub struct ServerConnection {
     block: Option<receiving::Block>,
     /// Frames in a row that had nothing in them.
     empty_frames: u32,
+    /// See [`Limits::unanswered_resets`].
+    unanswered_resets: u32,
     streams: Streams,
     /// The greatest number that a stream had.
     last_stream: u32,
@@ -161,6 +168,7 @@ impl ServerConnection {
             fields: Vec::new(),
             block: None,
             empty_frames: 0,
+            unanswered_resets: 0,
             streams: Streams::default(),
             last_stream: 0,
             closed: RecentlyClosed::default(),
@@ -299,12 +307,32 @@ impl ServerConnection {
         }
     }
 
+    /// Forgets what counts against [`Limits::unanswered_resets`]: for the user to say now and then, who has a clock.
+    pub fn forgive_resets(&mut self) {
+        self.unanswered_resets = 0;
+    }
+
     /// Ends a stream by an error that is the client's; the user hears of it.
-    fn fail_stream(&mut self, stream: u32, code: ErrorCode) {
-        if self.is_open(stream) {
-            self.events.push_back(Event::Reset { stream });
-        }
+    fn fail_stream(&mut self, stream: u32, code: ErrorCode) -> Result<(), ConnectionError> {
+        let known = self.give_up(stream);
         self.reset(stream, code);
+        known
+    }
+
+    /// A stream ends by the client's doing: the user hears of it, if it knows the stream.
+    fn give_up(&mut self, stream: u32) -> Result<(), ConnectionError> {
+        let Some(open) = self.streams.get(&stream) else {
+            return Ok(());
+        };
+        self.events.push_back(Event::Reset { stream });
+        self.unanswered_resets += u32::from(!open.is_answered);
+        match self.unanswered_resets > self.limits.unanswered_resets {
+            true => Err(ConnectionError::new(
+                ErrorCode::ENHANCE_YOUR_CALM,
+                "too many requests that are given up before they are answered",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Forgets a stream. What of it was received and never taken is room in the connection's window again.

@@ -74,19 +74,16 @@ impl ServerConnection {
             Some(stream) if stream.is_receiving => stream,
             _ => {
                 self.tell_connection_room(length);
-                self.fail_stream(header.stream, ErrorCode::STREAM_CLOSED);
-                return Ok(());
+                return self.fail_stream(header.stream, ErrorCode::STREAM_CLOSED);
             }
         };
         stream.receive_window -= i64::from(length);
         stream.untaken_bytes += length;
         if stream.receive_window < 0 {
-            self.fail_stream(header.stream, ErrorCode::FLOW_CONTROL_ERROR);
-            return Ok(());
+            return self.fail_stream(header.stream, ErrorCode::FLOW_CONTROL_ERROR);
         }
         if !stream.keeps_promise(data.len(), ended) {
-            self.fail_stream(header.stream, ErrorCode::PROTOCOL_ERROR);
-            return Ok(());
+            return self.fail_stream(header.stream, ErrorCode::PROTOCOL_ERROR);
         }
         stream.is_receiving = !ended;
         self.take(header.stream, payload.len() - data.len());
@@ -166,7 +163,7 @@ impl ServerConnection {
             })?;
         if let Some(stream) = self.streams.get_mut(&number) {
             if !stream.is_receiving {
-                self.fail_stream(number, ErrorCode::STREAM_CLOSED);
+                self.fail_stream(number, ErrorCode::STREAM_CLOSED)?;
             } else if ends_stream && are_trailers(&self.fields) && stream.keeps_promise(0, true) {
                 stream.is_receiving = false;
                 self.events.push_back(Event::Data {
@@ -175,7 +172,7 @@ impl ServerConnection {
                     ended: true,
                 });
             } else {
-                self.fail_stream(number, ErrorCode::PROTOCOL_ERROR);
+                self.fail_stream(number, ErrorCode::PROTOCOL_ERROR)?;
             }
             return Ok(());
         }
@@ -254,13 +251,9 @@ impl ServerConnection {
     fn handle_reset(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), ConnectionError> {
         self.expect_used(header.stream)?;
         frame::number(payload)?;
-        if self.is_open(header.stream) {
-            self.events.push_back(Event::Reset {
-                stream: header.stream,
-            });
-            self.close(header.stream);
-        }
-        Ok(())
+        let known = self.give_up(header.stream);
+        self.close(header.stream);
+        known
     }
 
     fn handle_settings(
@@ -357,14 +350,14 @@ impl ServerConnection {
         }
         self.expect_used(header.stream)?;
         if more == 0 {
-            self.fail_stream(header.stream, ErrorCode::PROTOCOL_ERROR);
+            return self.fail_stream(header.stream, ErrorCode::PROTOCOL_ERROR);
         }
         let Some(stream) = self.streams.get_mut(&header.stream) else {
             return Ok(());
         };
         stream.send_window += more;
         if stream.send_window > MAX_WINDOW_BYTES {
-            self.fail_stream(header.stream, ErrorCode::FLOW_CONTROL_ERROR);
+            self.fail_stream(header.stream, ErrorCode::FLOW_CONTROL_ERROR)?;
         } else if stream.becomes_ready() {
             self.ready.push_back(header.stream);
             self.pump();

@@ -41,6 +41,7 @@ impl ServerConnection {
             return;
         }
         let is_receiving = open.is_receiving;
+        self.unanswered_resets = self.unanswered_resets.saturating_sub(1);
         open.send_window -= length as i64;
         self.send_window -= length as i64;
         self.put_headers(stream, head, false);
@@ -58,7 +59,9 @@ impl ServerConnection {
 
     /// Sends a head; data or an end follow.
     pub fn send_head(&mut self, stream: u32, block: &[u8]) {
-        if self.is_open(stream) {
+        if let Some(open) = self.streams.get_mut(&stream) {
+            open.is_answered = true;
+            self.unanswered_resets = self.unanswered_resets.saturating_sub(1);
             self.put_headers(stream, block, false);
         }
     }
@@ -67,6 +70,7 @@ impl ServerConnection {
     pub fn send_only_head(&mut self, stream: u32, block: &[u8]) {
         if let Some(open) = self.streams.get(&stream) {
             let is_receiving = open.is_receiving;
+            self.unanswered_resets = self.unanswered_resets.saturating_sub(1);
             self.put_headers(stream, block, true);
             self.end(stream, is_receiving);
         }

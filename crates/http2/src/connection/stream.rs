@@ -22,6 +22,8 @@ pub(super) struct Stream {
     pub promised_bytes: Option<u64>,
     /// Bytes that may be sent; less than 0 when the client made its windows smaller.
     pub send_window: i64,
+    /// A head was sent.
+    pub is_answered: bool,
     /// Waits to be sent.
     pub queue: VecDeque<Bytes>,
     /// How it ends after that.
@@ -50,6 +52,7 @@ impl Stream {
             untold_bytes: 0,
             promised_bytes: None,
             send_window,
+            is_answered: false,
             queue: VecDeque::new(),
             end: None,
             is_ready: false,

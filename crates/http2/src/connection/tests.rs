@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
     stream_window_bytes: 100_000,
     connection_window_bytes: 100_000,
     header_list_bytes: 1_000,
+    unanswered_resets: 10,
 };
 
 /// A client that writes whatever it likes.
@@ -675,6 +676,68 @@ fn empty_frames_without_end_are_enough_at_some_time() {
         result = result.and(client.try_send(kind::DATA, 0, 1, &[]));
     }
     assert_eq!(result.unwrap_err().code, ErrorCode::ENHANCE_YOUR_CALM);
+}
+
+/// Opens the next stream, and does what ends it.
+fn give_up(client: &mut Client, end: impl Fn(&mut Client, u32) -> Result<(), ConnectionError>) {
+    let stream = (client.server.last_stream + 1) | 1;
+    client.request(stream, END);
+    end(client, stream).unwrap();
+    client.sent();
+    assert_eq!(client.server.open_streams(), 0);
+}
+
+fn cancel(client: &mut Client, stream: u32) -> Result<(), ConnectionError> {
+    let code = ErrorCode::CANCEL.0.to_be_bytes();
+    client.try_send(kind::RST_STREAM, 0, stream, &code)
+}
+
+#[test]
+fn requests_given_up_before_they_are_answered_are_enough_at_some_time() {
+    let wrong = |client: &mut Client, stream| client.try_send(kind::DATA, 0, stream, b"x");
+    for end in [cancel, wrong] {
+        let mut client = Client::new();
+        for _ in 0..LIMITS.unanswered_resets {
+            give_up(&mut client, end);
+        }
+        client.request(99, END);
+        let error = end(&mut client, 99).unwrap_err();
+        assert_eq!(error.code, ErrorCode::ENHANCE_YOUR_CALM);
+        let last = client.sent().pop().unwrap();
+        assert_eq!((last.kind, last.stream), (kind::GOAWAY, 0));
+        assert_eq!(last.payload[..4], 99_u32.to_be_bytes());
+    }
+}
+
+#[test]
+fn who_gives_up_what_was_answered_or_has_others_answered_goes_on() {
+    let mut client = Client::new();
+    for _ in 0..100 {
+        // Watches that end.
+        give_up(&mut client, |client, stream| {
+            client.server.send_head(stream, b"h");
+            cancel(client, stream)
+        });
+    }
+    for _ in 0..100 {
+        give_up(&mut client, cancel);
+        give_up(&mut client, |client, stream| {
+            client.server.send_only_head(stream, b"h");
+            Ok(())
+        });
+        give_up(&mut client, cancel);
+        give_up(&mut client, |client, stream| {
+            let write = |out: &mut BytesMut| out.put_slice(b"yes");
+            client.server.send_answer(stream, b"h", 3, write, b"t");
+            Ok(())
+        });
+    }
+    for _ in 0..10 {
+        for _ in 0..LIMITS.unanswered_resets {
+            give_up(&mut client, cancel);
+        }
+        client.server.forgive_resets();
+    }
 }
 
 #[test]

@@ -1,35 +1,22 @@
-//! One HTTP/2 connection of a client: moves bytes between the socket and the protocol, and calls between the protocol and the services.
+//! One HTTP/2 connection of a client, in turns: bytes move between the socket and the protocol, and calls are given their chance to go on.
 //!
 //! ```text
-//!   socket ──> ServerConnection ──> requests ──┬─ KV: received here, called here ──> replies ──> ServerConnection ──> socket
-//!                                              └─ others: relayed to tonic's services ──┘
+//!   socket ──> ServerConnection ──> Calls ──┬─ KV: received here, called here ──> replies ──> ServerConnection ──> socket
+//!                                           └─ others: relayed to tonic's services ──┘
 //! ```
 //!
 //! All of it is one future without tasks of its own. Whatever came with one reading of the socket is looked at before anything is
 //! written, and all answers that are there then leave with one writing: the busier a connection is, the fewer system calls and wake-ups an
-//! operation costs. Calls that must wait are kept by the number of their stream, and polled when they are woken themselves.
-//!
-//! A call ends with its stream: when the client gives up, or is gone, its future is dropped. What that means for a write is said in
-//! [`eaves::Node::write`].
-//!
-//! Invariant `one-entry`: a stream that is here is open, and every open stream but one whose head is on its way out is here.
+//! operation costs. Calls that must wait are polled when they are woken themselves; what becomes of each is in [`Calls`].
 
-use super::{
-    Dispatch, Route,
-    grpc::{self, Message},
-    inbox::{CallWaker, Inbox},
-    relay::{BodySender, Relay, Step},
-};
-use crate::{
-    clients::{Call, CallKind, Client, MAX_STREAMS, STREAM_WINDOW_BYTES},
-    services::kv::{Method, Reply, Started},
-    store::KvError,
-};
-use bytes::Bytes;
-use eaves_http2::{ErrorCode, Event, Head, Limits, ServerConnection};
-use futures_util::future::BoxFuture;
+#[cfg(test)]
+mod tests;
+
+use super::{Dispatch, calls::Calls, inbox::Inbox};
+use crate::clients::{Client, MAX_STREAMS, STREAM_WINDOW_BYTES};
+use eaves_http2::{Limits, ServerConnection};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::Arc,
@@ -40,16 +27,19 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep},
 };
-use tonic::Status;
 
 /// A connection that was silent for so long is asked whether its client is still there, at the latest after twice the time. Without it a
 /// client that vanished would keep its watchers here for hours.
-const PING_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long it may take to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the rest of a request may take once its head is here: a client that stops half-way must not keep its room for ever. It is
-/// looked at every [`PING_INTERVAL`].
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls that a client may give up before they are answered, beyond those that are answered, in a [`PING_INTERVAL`]; one more ends the
+/// connection. A client that gives its calls a second can give up no more, however long nobody answers: they are at most
+/// [`MAX_STREAMS`] at a time. Watches were answered when they end, so any number of them may end at once. One that makes calls only to
+/// reset them ("rapid reset", CVE-2023-44487) comes to this within a fraction of a second. nghttp2 allows a thousand at once and 33 a second
+/// after that, which a client of a group without a leader would soon exceed.
+const UNANSWERED_RESETS: u32 = 64 << 10;
+const _: () = assert!(UNANSWERED_RESETS as u64 >= MAX_STREAMS as u64 * PING_INTERVAL.as_secs());
 /// What a request's head may hold: gRPC's usual limit.
 const HEADER_LIST_BYTES: u32 = 16 << 10;
 
@@ -63,6 +53,7 @@ const LIMITS: Limits = Limits {
     stream_window_bytes: STREAM_WINDOW_BYTES,
     connection_window_bytes: STREAM_WINDOW_BYTES,
     header_list_bytes: HEADER_LIST_BYTES,
+    unanswered_resets: UNANSWERED_RESETS,
 };
 
 /// The driver of one connection.
@@ -71,7 +62,7 @@ pub(super) struct Driver<S> {
     http2: ServerConnection,
     client: Arc<Client>,
     dispatch: Arc<Dispatch>,
-    streams: HashMap<u32, Stream>,
+    calls: Calls,
     inbox: Arc<Inbox>,
     /// What was in the inbox, as far as there was no turn for it.
     woken: VecDeque<u32>,
@@ -80,6 +71,8 @@ pub(super) struct Driver<S> {
     turn: Instant,
     steps: u32,
     is_long: bool,
+    /// [`TURN`], but in tests.
+    turn_time: Duration,
     /// Calls that can go on come before what the client says, this time.
     calls_first: bool,
     /// When it is next looked whether the client still says anything.
@@ -89,53 +82,26 @@ pub(super) struct Driver<S> {
     is_pinged: bool,
 }
 
-/// A call, by what is next.
-enum Stream {
-    /// The request's message, of KV.
-    Receiving {
-        call: Call,
-        method: Method,
-        head: Head,
-        message: Message,
-        since: Instant,
-    },
-    /// The reply, of KV.
-    Working {
-        call: Call,
-        future: BoxFuture<'static, Result<Reply, Status>>,
-        waker: CallWaker,
-    },
-    /// The client has to take what it was sent. What that is counts until then.
-    Leaving { _call: Call },
-    /// A service's response, and what is missing of the request.
-    Relayed {
-        /// Plain pages are not counted.
-        call: Option<Call>,
-        body: BodySender,
-        relay: Relay,
-        since: Instant,
-        waker: CallWaker,
-    },
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// A connection of which `first` was read already.
     pub fn new(socket: S, first: &[u8], client: Arc<Client>, dispatch: Arc<Dispatch>) -> Driver<S> {
         let mut http2 = ServerConnection::new(LIMITS);
         // What is wrong with it is told when more is read.
         let _ = http2.handle_input(first);
+        let inbox = Arc::<Inbox>::default();
         Driver {
             socket,
             http2,
+            calls: Calls::new(client.clone(), dispatch.clone(), inbox.clone()),
             client,
             dispatch,
-            streams: HashMap::new(),
-            inbox: Arc::default(),
+            inbox,
             woken: VecDeque::new(),
             taken: Vec::new(),
             turn: Instant::now(),
             steps: 0,
             is_long: false,
+            turn_time: TURN,
             calls_first: false,
             tick: Box::pin(tokio::time::sleep(PING_INTERVAL)),
             is_heard: false,
@@ -265,32 +231,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             PING_INTERVAL
         };
         self.tick.as_mut().reset(Instant::now() + pause);
-        self.time_out_requests();
+        self.http2.forgive_resets();
+        self.calls.time_out_requests(&mut self.http2);
         Ok(())
-    }
-
-    fn time_out_requests(&mut self) {
-        let mut late = Vec::new();
-        for (number, stream) in &self.streams {
-            match stream {
-                Stream::Receiving { since, .. } if since.elapsed() > RECEIVE_TIMEOUT => {
-                    late.push(*number);
-                }
-                Stream::Relayed {
-                    call, since, body, ..
-                } if since.elapsed() > RECEIVE_TIMEOUT => {
-                    let kind = call.as_ref().map(Call::kind);
-                    if kind != Some(CallKind::Watch) {
-                        body.end(Err(KvError::TimedOut.into()));
-                    }
-                }
-                _ => {}
-            }
-        }
-        late.sort_unstable();
-        for number in late {
-            self.refuse(number, KvError::TimedOut.into());
-        }
     }
 
     /// Says whether there were any.
@@ -300,190 +243,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             && let Some(event) = self.http2.poll_event()
         {
             is_busy = true;
-            match event {
-                // Its client gave up while it was on its way here.
-                Event::Request { stream, .. } | Event::Data { stream, .. }
-                    if !self.http2.is_open(stream) => {}
-                Event::Request {
-                    stream,
-                    head,
-                    ended,
-                } => self.begin(stream, head, ended),
-                Event::Data {
-                    stream,
-                    data,
-                    ended,
-                } => self.receive(stream, data, ended),
-                Event::Drained { stream } => self.drained(stream),
-                Event::Reset { stream } => drop(self.streams.remove(&stream)),
-                // It was heard, which is all.
-                Event::Pong => {}
-            }
+            self.calls.handle(&mut self.http2, event);
         }
         is_busy
-    }
-
-    /// A request's head is here.
-    fn begin(&mut self, number: u32, head: Head, ended: bool) {
-        match self.dispatch.route(&self.client, &head) {
-            Route::Refused(status) => {
-                let block = grpc::status_head(status);
-                self.http2.send_only_head(number, &block);
-            }
-            Route::Kv(call, method) => {
-                let stream = Stream::Receiving {
-                    call,
-                    method,
-                    head,
-                    message: Message::default(),
-                    since: Instant::now(),
-                };
-                self.streams.insert(number, stream);
-                if ended {
-                    self.receive(number, Bytes::new(), true);
-                }
-            }
-            Route::Relay(call) => self.begin_relay(number, head, call, ended),
-        }
-    }
-
-    fn begin_relay(&mut self, number: u32, head: Head, call: Option<Call>, ended: bool) {
-        let is_grpc = call.is_some();
-        let (sender, body) = super::relay::body(number, self.inbox.clone());
-        if ended {
-            sender.end(Ok(()));
-        }
-        let Some(request) = super::relay::request(head, body) else {
-            self.http2.reset(number, ErrorCode::PROTOCOL_ERROR);
-            return;
-        };
-        let stream = Stream::Relayed {
-            call,
-            body: sender,
-            relay: Relay::new(self.dispatch.clone().relay(request, is_grpc)),
-            since: Instant::now(),
-            waker: self.inbox.waker(number),
-        };
-        self.streams.insert(number, stream);
-        self.poll_call(number);
-    }
-
-    /// A piece of a request's body.
-    fn receive(&mut self, number: u32, data: Bytes, ended: bool) {
-        let bytes = data.len();
-        let Some(stream) = self.streams.get_mut(&number) else {
-            return;
-        };
-        let received = match stream {
-            Stream::Receiving { call, message, .. } => {
-                // It is counted by the call from here on.
-                self.http2.take(number, bytes);
-                let room = call.receive(bytes).map_err(Status::from);
-                room.and_then(|()| message.receive(data))
-            }
-            Stream::Relayed { call, body, .. } => {
-                let room = call.as_mut().map_or(Ok(()), |call| call.receive(bytes));
-                match room {
-                    Ok(()) => body.send(data),
-                    Err(error) => body.end(Err(error.into())),
-                }
-                if ended {
-                    body.end(Ok(()));
-                }
-                return;
-            }
-            // The client still sends what nobody waits for.
-            Stream::Working { .. } | Stream::Leaving { .. } => return,
-        };
-        match received {
-            Err(status) => self.refuse(number, status),
-            Ok(()) if ended => self.start(number),
-            Ok(()) => {}
-        }
-    }
-
-    /// A KV request is whole.
-    fn start(&mut self, number: u32) {
-        let Some(Stream::Receiving {
-            call,
-            method,
-            head,
-            message,
-            ..
-        }) = self.streams.remove(&number)
-        else {
-            return;
-        };
-        let message = match message.end(head.get("grpc-encoding")) {
-            Ok(message) => message,
-            Err(status) => return self.reply(number, call, Err(status)),
-        };
-        match self.dispatch.kv.start(method, &head, message) {
-            Started::Done(result) => self.reply(number, call, result),
-            Started::Waiting(future) => {
-                let waker = self.inbox.waker(number);
-                let stream = Stream::Working {
-                    call,
-                    future,
-                    waker,
-                };
-                self.streams.insert(number, stream);
-                self.poll_call(number);
-            }
-        }
-    }
-
-    /// Answers a KV request that is not whole, or cannot be served.
-    fn refuse(&mut self, number: u32, status: Status) {
-        if let Some(Stream::Receiving { call, .. }) = self.streams.remove(&number) {
-            self.reply(number, call, Err(status));
-        }
-    }
-
-    fn reply(&mut self, number: u32, mut call: Call, result: Result<Reply, Status>) {
-        call.answered();
-        let reply = match result {
-            Ok(reply) => reply,
-            Err(status) => {
-                let block = grpc::status_head(status);
-                return self.http2.send_only_head(number, &block);
-            }
-        };
-        let Ok(length) = u32::try_from(reply.message.encoded_len()) else {
-            let text = "eaves: the answer is larger than 4 GiB: ask for less, with a limit";
-            let block = grpc::status_head(Status::resource_exhausted(text));
-            return self.http2.send_only_head(number, &block);
-        };
-        let special = reply.staleness.map(|_| grpc::head(&reply));
-        self.http2.send_answer(
-            number,
-            special.as_deref().unwrap_or(grpc::HEAD),
-            grpc::PREFIX_BYTES + length as usize,
-            |out| grpc::put_message(out, length, &reply),
-            grpc::TRAILERS,
-        );
-        // What the client has not taken is counted until it has.
-        let waiting = self.http2.waiting_bytes(number);
-        if waiting > 0 {
-            call.wait(waiting);
-            call.done();
-            self.streams.insert(number, Stream::Leaving { _call: call });
-        }
-    }
-
-    /// The client took all that it was sent on a stream.
-    fn drained(&mut self, number: u32) {
-        match self.streams.get_mut(&number) {
-            Some(Stream::Leaving { .. }) => drop(self.streams.remove(&number)),
-            Some(Stream::Relayed { call, relay, .. }) => {
-                if let Some(call) = call {
-                    call.wait(0);
-                }
-                relay.is_blocked = false;
-                self.poll_call(number);
-            }
-            _ => {}
-        }
     }
 
     /// Goes on with what was woken. Says whether there was any.
@@ -497,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             && let Some(number) = self.woken.pop_front()
         {
             is_busy = true;
-            self.poll_call(number);
+            self.calls.poll(&mut self.http2, number);
         }
         is_busy
     }
@@ -506,63 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn is_long_enough(&mut self) -> bool {
         self.steps += 1;
         let looks_at_clock = self.steps.is_multiple_of(STEPS_PER_LOOK);
-        self.is_long |= looks_at_clock && self.turn.elapsed() > TURN;
+        self.is_long |= looks_at_clock && self.turn.elapsed() >= self.turn_time;
         self.is_long || !self.http2.wants_input() || self.client.is_cut_off()
-    }
-
-    /// Goes on with one call as far as it can.
-    fn poll_call(&mut self, number: u32) {
-        match self.streams.get_mut(&number) {
-            Some(Stream::Working { future, waker, .. }) => {
-                let waker = waker.for_poll();
-                let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-                if let Poll::Ready(result) = polled
-                    && let Some(Stream::Working { call, .. }) = self.streams.remove(&number)
-                {
-                    self.reply(number, call, result);
-                }
-            }
-            Some(Stream::Relayed { .. }) => self.poll_relay(number),
-            _ => {}
-        }
-    }
-
-    /// Sends what a service has, until it has no more or the client does not take it.
-    fn poll_relay(&mut self, number: u32) {
-        while let Some(Stream::Relayed {
-            call, relay, waker, ..
-        }) = self.streams.get_mut(&number)
-        {
-            if relay.is_blocked {
-                return;
-            }
-            let waker = waker.for_poll();
-            let Poll::Ready(step) = relay.poll(&mut Context::from_waker(&waker)) else {
-                return;
-            };
-            match step {
-                Step::Head(block) => {
-                    if let Some(call) = call {
-                        call.answered();
-                    }
-                    self.http2.send_head(number, &block);
-                    continue;
-                }
-                Step::Data(data) => {
-                    let waiting = self.http2.send_data(number, data);
-                    relay.is_blocked = waiting > 0;
-                    if let Some(call) = call {
-                        call.wait(waiting);
-                    }
-                    continue;
-                }
-                Step::OnlyHead(block) => self.http2.send_only_head(number, &block),
-                Step::Trailers(block) => self.http2.send_trailers(number, block),
-                Step::End => self.http2.send_end_of_data(number),
-                Step::Broken => self.http2.reset(number, ErrorCode::INTERNAL_ERROR),
-            }
-            // Nothing waited, or the service would not have been asked.
-            self.streams.remove(&number);
-        }
     }
 }

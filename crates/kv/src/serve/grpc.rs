@@ -88,6 +88,46 @@ impl Message {
     }
 }
 
+/// The messages of a body that passes by, by their lengths.
+#[derive(Default)]
+pub(super) struct Lengths {
+    /// What is there of a message's prefix, while it is not whole.
+    prefix: [u8; PREFIX_BYTES],
+    prefix_bytes: usize,
+    /// What is to come of the message after it.
+    missing_bytes: usize,
+}
+
+impl Lengths {
+    /// Follows a piece of the body. Says how long the longest message is that is announced in it, if there is one.
+    pub fn follow(&mut self, mut piece: &[u8]) -> Option<usize> {
+        let mut longest = None;
+        while !piece.is_empty() {
+            if self.missing_bytes > 0 {
+                let bytes = self.missing_bytes.min(piece.len());
+                self.missing_bytes -= bytes;
+                piece = &piece[bytes..];
+                continue;
+            }
+            self.prefix[self.prefix_bytes] = piece[0];
+            self.prefix_bytes += 1;
+            piece = &piece[1..];
+            if self.prefix_bytes == PREFIX_BYTES {
+                let [_, length @ ..] = self.prefix;
+                self.prefix_bytes = 0;
+                self.missing_bytes = u32::from_be_bytes(length) as usize;
+                longest = longest.max(Some(self.missing_bytes));
+            }
+        }
+        longest
+    }
+
+    /// No message has begun that has not ended.
+    pub fn is_between(&self) -> bool {
+        self.prefix_bytes == 0 && self.missing_bytes == 0
+    }
+}
+
 fn not_one_message() -> Status {
     Status::internal("eaves: the request's body is not the one message that it announces")
 }
@@ -193,6 +233,26 @@ mod tests {
         for cut in 0..8 {
             let (a, b) = b"\0\0\0\0\x03abc".split_at(cut);
             assert_eq!(whole(&[a, b]).unwrap(), "abc", "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_the_same_in_any_pieces() {
+        let body = b"\0\0\0\0\x03abc\0\0\0\0\0\0\0\0\x01\x02";
+        assert_eq!(Lengths::default().follow(body), Some(258));
+        for cut in 0..=body.len() {
+            let (a, b) = body.split_at(cut);
+            let mut lengths = Lengths::default();
+            let found = [lengths.follow(a), lengths.follow(b)];
+            let third = if cut < body.len() { 1 } else { 0 };
+            assert_eq!(found[third], Some(258), "cut at {cut}");
+            let first = (cut >= 5).then_some(3);
+            assert!(third == 0 || found[0] == first, "cut at {cut}: {found:?}");
+            assert!(!lengths.is_between());
+            assert_eq!(lengths.follow(&[7; 257]), None);
+            assert!(!lengths.is_between(), "one is missing");
+            assert_eq!(lengths.follow(b"7"), None);
+            assert!(lengths.is_between());
         }
     }
 

@@ -3,6 +3,7 @@
 //! HTTP/2 is `eaves-http2`'s, and calls of KV go straight from there to their service, since the leader spends most of its processor time
 //! around gRPC: see [`connection`]. All other services are tonic's, and are relayed to ([`relay`]). HTTP/1.1 is hyper's.
 
+mod calls;
 mod connection;
 mod grpc;
 mod inbox;

@@ -74,6 +74,11 @@ impl Method {
             _ => return None,
         })
     }
+
+    /// Whether a call of it may propose a command.
+    pub fn writes(self) -> bool {
+        !matches!(self, Method::Range | Method::RangeStream)
+    }
 }
 
 impl ReplyMessage {

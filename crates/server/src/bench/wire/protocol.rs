@@ -459,6 +459,7 @@ mod tests {
         stream_window_bytes: 1 << 20,
         connection_window_bytes: 1 << 20,
         header_list_bytes: 1 << 14,
+        unanswered_resets: 2,
     };
 
     /// What passes between both until neither has more to say; the server answers each call with its own body.

@@ -2,7 +2,8 @@
 //!
 //! Three voters with disks that write 4 MiB a second, 5,000 connections, 10,000 watchers of which 100 never read, ten times the
 //! sustainable rate and four values of 1.5 MiB a second, as processes on this machine, beside the generator. Prints what was measured;
-//! exit status 0 only when every promise held, and when the generator managed to ask for that much.
+//! exit status 0 only when every promise held, full speed within seconds after the load among them, and when the generator managed to ask
+//! for that much.
 //!
 //! The disks are slow enough, and the values large enough, that disks are what limits the group: where the processor does, a generator on
 //! the same machine cannot ask for ten times as much.
@@ -149,9 +150,29 @@ fn print(report: &Report) {
     }
 }
 
+/// How long calls may go on after the load.
+const DRAINED_MAX: Duration = Duration::from_secs(10);
+
+/// When the group has to be at its full speed again, counted from when the last of these calls has ended.
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
+
+/// What part of the sustainable writes is full speed: two measurements of it, each of some seconds, differ by a fifth.
+const FULL_SPEED: f64 = 0.75;
+
 /// Whether every promise held; says which did not.
 fn kept(report: &Report) -> bool {
     let mut kept = true;
+    if report.drained > DRAINED_MAX {
+        println!("BROKEN: calls went on for {} s", report.drained.as_secs());
+        kept = false;
+    }
+    let seconds = report.recovered.iter().map(|writes| *writes as f64);
+    let later: Vec<f64> = seconds.skip(RECOVERED_AFTER.as_secs() as usize).collect();
+    let speed = later.iter().sum::<f64>() / later.len() as f64 / report.sustainable;
+    if speed.is_nan() || speed < FULL_SPEED {
+        println!("BROKEN: {speed:.2} of what is sustainable after the load");
+        kept = false;
+    }
     for (answer, count) in report.answers.unexpected() {
         println!("BROKEN: {count} answers {answer:?}");
         kept = false;

@@ -14,7 +14,7 @@
 //! on from where they were; without this, clients that do not read would take the memory of those that do. A client that merely does not
 //! read costs one response of each of its streams, and keeps its connection as long as there is room.
 //!
-//! Invariant `room-adds-up`: each sum is that of the connections and calls that exist.
+//! Invariant `room-adds-up`: each sum is that of the connections and calls that exist, and of writes that were given up and are not done.
 //!
 //! Caveats. Counted is what calls hold: what a connection makes ready for its socket is not, at most [`eaves_http2::OUTPUT_BYTES`] and what one
 //! reading asks for; nor heads of requests, nor messages of watch streams that are whole and wait for their turn, at most

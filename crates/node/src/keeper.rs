@@ -24,7 +24,7 @@ pub const PERSIST_INTERVAL: Duration = Duration::from_millis(500);
 /// Applied but not yet durable bytes beyond which applying waits. With the log's cache, the larger part of a busy node's memory.
 pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
 
-/// How long the keeper rests after a piece that nobody waits for, in times that the piece took.
+/// How long the keeper rests after a piece that nobody waits for, in times that the piece took; at most [`PERSIST_INTERVAL`].
 const REST: u32 = 3;
 
 /// Applied but not yet durable bytes beyond which the keeper does not rest: somebody may have to wait soon.
@@ -203,7 +203,9 @@ impl Keeper {
                 return Ok(());
             }
             if pace == Pace::Restful && self.applier.unpersisted_bytes() <= RESTLESS_BYTES {
-                tokio::time::sleep(took * REST).await;
+                // At most as long as between two turns, and the log is not to wait for the end of this one.
+                tokio::time::sleep((took * REST).min(PERSIST_INTERVAL)).await;
+                self.flusher.kick();
             }
         }
     }

@@ -23,6 +23,7 @@ const LATENCY: Duration = Duration::from_secs(1);
 struct Slow {
     waiting: Mutex<VecDeque<u64>>,
     durable: Mutex<Option<u64>>,
+    is_full: Mutex<bool>,
 }
 
 impl StateMachine for Slow {
@@ -36,6 +37,9 @@ impl StateMachine for Slow {
     }
 
     fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
+        if *self.is_full.lock().unwrap() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut waiting = self.waiting.lock().unwrap();
         let mut durable = self.durable.lock().unwrap();
         if waiting.front().is_some_and(|index| *index <= durable_index) {
@@ -162,9 +166,32 @@ async fn a_turn_rests_between_pieces_while_little_waits() {
     bench.keeper.turn().await.unwrap();
     assert_eq!(bench.persisted(), FITTING);
     let pieces = LATENCY * FITTING as u32;
-    let rests = LATENCY * REST * little as u32;
+    let rests = (LATENCY * REST).min(PERSIST_INTERVAL) * little as u32;
     // The clock of a test counts in milliseconds, and rounds up.
     assert_eq!(begin.elapsed().as_secs(), (pieces + rests).as_secs());
+}
+
+/// On a disk that takes long a turn does, too.
+#[tokio::test(start_paused = true)]
+async fn the_log_is_flushed_while_a_turn_lasts() {
+    let bench = Bench::new(3, 2).await;
+    let mut turn = std::pin::pin!(bench.keeper.turn());
+    let begins = tokio::time::timeout(LATENCY + PERSIST_INTERVAL / 2, &mut turn).await;
+    assert!(begins.is_err(), "two pieces and a rest take longer");
+    // The turn began with a kick, and this comes after the flush that it led to.
+    let late = Frame::encode(LogId::new(1, 3), Kind::Normal, b"change");
+    bench.flusher.log().append(&[late]).unwrap();
+    turn.await.unwrap();
+    let flushed = tokio::time::timeout(100 * LATENCY, bench.keeper.log_durable(4)).await;
+    flushed.expect("nobody flushed the log").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_cannot_become_durable_is_told() {
+    let bench = Bench::new(3, 3).await;
+    *bench.machine.is_full.lock().unwrap() = true;
+    let error = bench.keeper.applied_is_durable().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
 
 #[tokio::test(start_paused = true)]

@@ -212,3 +212,54 @@ fn copy(
     }
     Ok((sink, at))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SmallMachine;
+    use crate::dir::Dir;
+    use crate::flusher::Flusher;
+    use eaves_log::sim::SimDisk;
+    use eaves_log::{Kind, Log, LogId, Options};
+    use std::path::Path;
+
+    fn machine() -> Machine {
+        let disk = Arc::new(SimDisk::new());
+        let blocking = Blocking::Threads;
+        let (log, _) = Log::open(disk.clone(), Path::new("/log"), Options::default()).unwrap();
+        let flusher = Flusher::start(log, blocking).unwrap();
+        let state = SmallMachine::<Vec<u8>>::open_on(disk.clone(), Path::new("/state")).unwrap();
+        let applier = Applier::open(Arc::new(state), Dir::new(disk, "/")).unwrap();
+        let keeper = Keeper::new(flusher, applier.clone(), u64::MAX, blocking);
+        Machine::new(applier, keeper, Fence::default(), blocking)
+    }
+
+    async fn apply(machine: &mut Machine, index: u64) -> io::Result<()> {
+        let frame = Frame::encode(LogId::new(1, index), Kind::Normal, b"change");
+        let entry = Entry::from_frame(frame).unwrap();
+        machine
+            .apply(futures_util::stream::iter([Ok((entry, None))]))
+            .await
+    }
+
+    /// Its worker goes on for a while, and by then the state may be another's.
+    #[tokio::test]
+    async fn a_raft_that_was_stopped_changes_the_state_no_more() {
+        let mut machine = machine();
+        apply(&mut machine, 0).await.unwrap();
+        let before = machine.applier.state();
+        let offered = Applied {
+            last: Some(LogId::new(1, 9)),
+            ..before.clone()
+        };
+        machine.fence.close();
+        let applied = apply(&mut machine, 1).await;
+        assert!(applied.is_err(), "a stopped instance applied an entry");
+        let sink = machine.applier.receive().unwrap();
+        let staged = SnapshotData::Staged(sink, offered.clone());
+        let installed = machine.install_snapshot(&meta(&offered), staged).await;
+        let error = installed.expect_err("a stopped instance installed a snapshot");
+        assert!(error.to_string().contains("was stopped"), "{error}");
+        assert_eq!(machine.applier.state(), before);
+    }
+}

@@ -4,6 +4,7 @@ use super::faults::Order;
 use super::process::Process;
 use super::trace;
 use eaves::{Node, RoleChange, SteerError, Steered};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -22,14 +23,12 @@ pub struct Orders {
 }
 
 /// What became of them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tallies {
     /// Being carried out, as far as who asked knows.
     pub pending: u64,
-    /// Changes of roles that were carried out.
-    pub roles_changed: u64,
-    /// Orders about the tree that were carried out.
-    pub steered: u64,
+    /// Carried out, by kind.
+    pub done: BTreeMap<&'static str, u64>,
     /// Refused, or ended without success.
     pub failed: u64,
     /// The node that was asked went down before it answered.
@@ -51,9 +50,19 @@ impl Pending {
         }
     }
 
-    fn end(mut self, count: impl FnOnce(&mut Tallies)) {
+    /// An order of this kind was answered.
+    fn end(mut self, kind: &'static str, done: bool) {
         self.answered = true;
-        count(&mut self.shared.lock().unwrap());
+        let tallies = &mut *self.shared.lock().unwrap();
+        match done {
+            true => *tallies.done.entry(kind).or_default() += 1,
+            false => tallies.failed += 1,
+        }
+    }
+
+    /// What nobody ordered has been done.
+    fn end_uncounted(mut self) {
+        self.answered = true;
     }
 }
 
@@ -85,15 +94,13 @@ impl Orders {
             _ => None,
         };
         let pending = Pending::begin(&self.shared);
+        let kind = order.kind();
         let Some(role) = role else {
             let steer = Steer::of(order, name);
             process.spawn(async move {
                 let answer = timeout(PATIENCE, steer.give(&node)).await;
                 trace::note(format_args!("{steer:?}: {answer:?}"));
-                pending.end(|tallies| match answer {
-                    Ok(Ok(())) => tallies.steered += 1,
-                    _ => tallies.failed += 1,
-                });
+                pending.end(kind, matches!(answer, Ok(Ok(()))));
             });
             return;
         };
@@ -106,10 +113,7 @@ impl Orders {
         process.spawn(async move {
             let answer = timeout(PATIENCE, node.change_role(role.clone(), |_| {})).await;
             trace::note(format_args!("{role:?}: {answer:?}"));
-            pending.end(|tallies| match answer {
-                Ok(Ok(_)) => tallies.roles_changed += 1,
-                _ => tallies.failed += 1,
-            });
+            pending.end(kind, matches!(answer, Ok(Ok(_))));
         });
     }
 
@@ -126,7 +130,7 @@ impl Orders {
                     }
                 }
             }
-            pending.end(|_| {});
+            pending.end_uncounted();
         });
     }
 
@@ -137,7 +141,7 @@ impl Orders {
 
     /// What became of all orders so far.
     pub fn tallies(&self) -> Tallies {
-        *self.shared.lock().unwrap()
+        self.shared.lock().unwrap().clone()
     }
 }
 

@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before something that must succeed is asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// What a node answers with when nothing was to be done.
+const ALREADY: &str = "already";
+
 /// All orders.
 #[derive(Default)]
 pub struct Orders {
@@ -29,10 +32,18 @@ pub struct Tallies {
     pub pending: u64,
     /// Carried out, by kind.
     pub done: BTreeMap<&'static str, u64>,
+    /// Asked for what was so already.
+    pub idle: u64,
     /// Refused, or ended without success.
     pub failed: u64,
     /// The node that was asked went down before it answered.
     pub lost: u64,
+}
+
+impl Tallies {
+    fn has_done(&mut self, kind: &'static str) {
+        *self.done.entry(kind).or_default() += 1;
+    }
 }
 
 /// An order that waits for its answer.
@@ -50,19 +61,9 @@ impl Pending {
         }
     }
 
-    /// An order of this kind was answered.
-    fn end(mut self, kind: &'static str, done: bool) {
+    fn end(mut self, count: impl FnOnce(&mut Tallies)) {
         self.answered = true;
-        let tallies = &mut *self.shared.lock().unwrap();
-        match done {
-            true => *tallies.done.entry(kind).or_default() += 1,
-            false => tallies.failed += 1,
-        }
-    }
-
-    /// What nobody ordered has been done.
-    fn end_uncounted(mut self) {
-        self.answered = true;
+        count(&mut self.shared.lock().unwrap());
     }
 }
 
@@ -100,7 +101,10 @@ impl Orders {
             process.spawn(async move {
                 let answer = timeout(PATIENCE, steer.give(&node)).await;
                 trace::note(format_args!("{steer:?}: {answer:?}"));
-                pending.end(kind, matches!(answer, Ok(Ok(()))));
+                pending.end(|tallies| match answer {
+                    Ok(Ok(())) => tallies.has_done(kind),
+                    _ => tallies.failed += 1,
+                });
             });
             return;
         };
@@ -113,7 +117,11 @@ impl Orders {
         process.spawn(async move {
             let answer = timeout(PATIENCE, node.change_role(role.clone(), |_| {})).await;
             trace::note(format_args!("{role:?}: {answer:?}"));
-            pending.end(kind, matches!(answer, Ok(Ok(_))));
+            pending.end(|tallies| match answer {
+                Ok(Ok(text)) if text.contains(ALREADY) => tallies.idle += 1,
+                Ok(Ok(_)) => tallies.has_done(kind),
+                _ => tallies.failed += 1,
+            });
         });
     }
 
@@ -130,7 +138,7 @@ impl Orders {
                     }
                 }
             }
-            pending.end_uncounted();
+            pending.end(|_| {});
         });
     }
 

@@ -174,6 +174,7 @@ impl Run {
             ("watches gone elsewhere", tallies.rewatched),
             ("watches overtaken by compaction", tallies.overtaken),
             ("compactions", tallies.compactions),
+            ("orders of what was so already", orders.idle),
             ("orders refused or failed", orders.failed),
             ("orders whose node went down", orders.lost),
             ("elections", self.world.watch.elections),

@@ -147,6 +147,7 @@ impl Watch {
         if is_latest {
             self.elections += 1;
             // What was applied anywhere was committed, and no later leader was there to commit it.
+            // A log as long with other entries is found when they are applied: a node does not tell the chain value of what it has not.
             if positions.last < look.applied {
                 let what = format!(
                     "{} leads in term {} with a log up to {}; {} is committed",

@@ -2,7 +2,7 @@
 
 use super::clients::{self, KEYS, KEYS_END, ask, connect, kv};
 use super::faults::{self, Fault};
-use super::report::Report;
+use super::report::{self, Report};
 use super::rig::Rig;
 use super::watchers::Watching;
 use super::{Plan, clients::Shared};
@@ -351,6 +351,10 @@ impl Course {
         }
         let verdict = crate::history::check(&history);
         wrong.extend(verdict.violations.iter().map(ToString::to_string));
+        // Why a run that broke off early has seen little is said already.
+        if wrong.is_empty() {
+            wrong = report::unseen(&verdict.checked);
+        }
         self.report
             .summarize(&history, &verdict.checked, self.rig.elections());
         if !wrong.is_empty() {

@@ -132,6 +132,18 @@ impl Report {
     }
 }
 
+/// What a run has not looked at: of that it shows nothing, and so it is not right.
+pub fn unseen(checked: &Checked) -> Vec<String> {
+    let counts = [
+        (checked.searched, "no operation was searched for an order"),
+        (checked.reads, "no read was compared with what was written"),
+        (checked.events, "no watch told of a change"),
+    ];
+    let none = counts.iter().filter(|(count, _)| *count == 0);
+    none.map(|(_, what)| format!("{what}: give it more time with --minutes"))
+        .collect()
+}
+
 fn kind(request: &Request) -> &'static str {
     match request {
         Request::One(Step::Put { .. }) => "put",
@@ -169,4 +181,23 @@ fn lines<T: Serialize>(path: &Path, items: &[T]) -> std::io::Result<()> {
         file.write_all(b"\n")?;
     }
     file.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_has_seen_nothing_is_not_right() {
+        let enough = Checked {
+            searched: 1,
+            reads: 1,
+            events: 1,
+            ..Checked::default()
+        };
+        assert_eq!(unseen(&enough), [""; 0]);
+        assert_eq!(unseen(&Checked::default()).len(), 3);
+        let unread = Checked { reads: 0, ..enough };
+        assert!(unseen(&unread)[0].starts_with("no read"));
+    }
 }

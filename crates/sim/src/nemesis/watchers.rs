@@ -132,7 +132,8 @@ impl Watcher {
                 && let Some(connection) = self.open(channel, node).await
             {
                 let life = Duration::from_millis(rng.below(LIFE_MS));
-                self.listen(connection, life, &ending).await;
+                self.listen(connection, life, &ending, &shared.nonsense)
+                    .await;
             }
             tokio::time::sleep(Duration::from_millis(rng.below(REST_MS))).await;
         }
@@ -170,7 +171,13 @@ impl Watcher {
             .max(self.reached.load(Ordering::SeqCst) + 1)
     }
 
-    async fn listen(&self, mut connection: Connection, life: Duration, ending: &AtomicBool) {
+    async fn listen(
+        &self,
+        mut connection: Connection,
+        life: Duration,
+        ending: &AtomicBool,
+        nonsense: &Mutex<Vec<String>>,
+    ) {
         {
             let mut stream = self.stream.lock().unwrap();
             let start_revision = self.next_revision(&stream);
@@ -186,7 +193,10 @@ impl Watcher {
             match timeout(ASK_EVERY, connection.responses.message()).await {
                 Ok(Ok(Some(response))) if !response.canceled => {
                     heard = Instant::now();
-                    self.note(&response);
+                    if let Err(wrong) = self.note(&response) {
+                        let wrong = format!("a watch at {}: {wrong}", connection.node);
+                        nonsense.lock().unwrap().push(wrong);
+                    }
                 }
                 Ok(_) => return,
                 Err(_) if heard.elapsed() > SILENCE => return,
@@ -202,20 +212,17 @@ impl Watcher {
         }
     }
 
-    fn note(&self, response: &WatchResponse) {
+    /// Keeps what a watch tells. Returns what of it makes no sense, in which case nothing is kept.
+    fn note(&self, response: &WatchResponse) -> Result<(), String> {
         if response.created {
-            return;
+            return Ok(());
         }
         let message = match response.events.is_empty() {
             true => WatchMessage::Progress(response.header.map_or(0, |header| header.revision)),
-            false => WatchMessage::Events(
-                // An event without a key is noted as one that no store has.
-                response
-                    .events
-                    .iter()
-                    .filter_map(|event| calls::watch_event(event).ok())
-                    .collect(),
-            ),
+            false => {
+                let events = response.events.iter().map(calls::watch_event);
+                WatchMessage::Events(events.collect::<Result<_, _>>()?)
+            }
         };
         let reached = match &message {
             WatchMessage::Events(events) => {
@@ -228,11 +235,48 @@ impl Watcher {
             piece.messages.push(message);
         }
         self.reached.fetch_max(reached, Ordering::SeqCst);
+        Ok(())
     }
 }
 
 fn request(union: watch_request::RequestUnion) -> WatchRequest {
     WatchRequest {
         request_union: Some(union),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eaves_kv::proto::mvccpb::{Event, KeyValue};
+
+    #[test]
+    fn an_event_without_a_key_makes_no_sense() {
+        let stream = WatchStream {
+            client: 1,
+            from: KEYS.into(),
+            until: None,
+            start_revision: 1,
+            pieces: Vec::new(),
+            must_reach: 0,
+        };
+        let watcher = Watcher {
+            stream: Mutex::new(stream),
+            reached: AtomicI64::new(0),
+        };
+        let tells = |kv| WatchResponse {
+            events: vec![Event {
+                kv,
+                ..Event::default()
+            }],
+            ..WatchResponse::default()
+        };
+        let change = KeyValue {
+            mod_revision: 7,
+            ..KeyValue::default()
+        };
+        assert_eq!(watcher.note(&tells(Some(change))), Ok(()));
+        assert!(watcher.note(&tells(None)).is_err());
+        assert_eq!(watcher.reached.load(Ordering::SeqCst), 7);
     }
 }

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-/// How long a seed may take by the clock on the wall: by far longer than any does, unless time stands still in it.
+/// How long each of several seeds may take by the clock on the wall: by far longer than any does, unless time stands still in it. One that is
+/// run alone is looked at by a person, who may have stopped it in a debugger.
 const SEED_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// With so many seeds everything that can happen has to: a run in which nothing goes wrong shows nothing.

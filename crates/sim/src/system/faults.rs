@@ -147,11 +147,14 @@ pub enum Order {
 /// The sorts of faults among which a run draws; each has only some of them.
 const SORTS: u64 = 13;
 
-/// Everything that [`Fault::kind`] may be.
-pub const KINDS: [&str; 22] = [
+/// Counted not when it is drawn or prepared, but when the power fails.
+pub const POWER_LOSS_WHILE_WRITING: &str = "power loss while writing";
+
+/// Everything that [`Fault::kind`] may be, but for orders.
+pub const KINDS: [&str; 14] = [
     "kill",
     "power loss",
-    "power loss while writing",
+    POWER_LOSS_WHILE_WRITING,
     "restart",
     "pause",
     "partition",
@@ -163,6 +166,10 @@ pub const KINDS: [&str; 22] = [
     "failing writes",
     "full disk",
     "wiped listener",
+];
+
+/// Everything that [`Order::kind`] may be.
+pub const ORDERS: [&str; 8] = [
     "promote",
     "demote",
     "replace",
@@ -329,7 +336,7 @@ impl Fault {
         match self {
             Fault::Kill { .. } => "kill",
             Fault::PowerLoss { .. } => "power loss",
-            Fault::PowerLossWhileWriting { .. } => "power loss while writing",
+            Fault::PowerLossWhileWriting { .. } => POWER_LOSS_WHILE_WRITING,
             Fault::Restart { .. } => "restart",
             Fault::Pause { .. } => "pause",
             Fault::Partition { one_way: true, .. } => "partition in one direction",
@@ -349,7 +356,8 @@ impl Fault {
 }
 
 impl Order {
-    fn kind(&self) -> &'static str {
+    /// The sort of order, for counting.
+    pub fn kind(&self) -> &'static str {
         match self {
             Order::Promote(_) => "promote",
             Order::Demote(_) => "demote",

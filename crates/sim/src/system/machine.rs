@@ -172,10 +172,10 @@ impl Machine {
         self.disk_fails_until = self.disk_fails_until.max(until + BREAKS_WITHIN);
     }
 
-    /// Its process is gone from one moment to the next; what it had written is there.
-    pub fn kill(&mut self, net: &Net, how: Cut) {
+    /// Its process is gone from one moment to the next; what it had written is there. Returns whether one ran.
+    pub fn kill(&mut self, net: &Net, how: Cut) -> bool {
         let Some(process) = self.process.take() else {
-            return;
+            return false;
         };
         trace::note(format_args!("{} is killed: {how:?}", self.plans.name));
         net.stop(self.host, how);
@@ -184,10 +184,11 @@ impl Machine {
         self.disk.fail_all_after(0);
         drop(process);
         self.disk.heal();
+        true
     }
 
-    /// Its power fails, and with it what was not flushed.
-    pub fn lose_power(&mut self, net: &Net, seed: u64) {
+    /// Its power fails, and with it what was not flushed. Returns whether a process ran.
+    pub fn lose_power(&mut self, net: &Net, seed: u64) -> bool {
         let process = self.process.take();
         trace::note(format_args!("{} loses power", self.plans.name));
         net.stop(self.host, Cut::Silent);
@@ -195,7 +196,9 @@ impl Machine {
         self.falls_at = None;
         self.disk.crash(seed);
         self.disk.fail_all_after(0);
+        let ran = process.is_some();
         drop(process);
         self.disk.heal();
+        ran
     }
 }

@@ -4,6 +4,7 @@ use super::faults::Order;
 use super::process::Process;
 use super::trace;
 use eaves::{Node, RoleChange, SteerError, Steered};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -14,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before something that must succeed is asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// What a node answers with when nothing was to be done.
+const ALREADY: &str = "already";
+
 /// All orders.
 #[derive(Default)]
 pub struct Orders {
@@ -22,18 +26,24 @@ pub struct Orders {
 }
 
 /// What became of them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tallies {
     /// Being carried out, as far as who asked knows.
     pub pending: u64,
-    /// Changes of roles that were carried out.
-    pub roles_changed: u64,
-    /// Orders about the tree that were carried out.
-    pub steered: u64,
+    /// Carried out, by kind.
+    pub done: BTreeMap<&'static str, u64>,
+    /// Asked for what was so already.
+    pub idle: u64,
     /// Refused, or ended without success.
     pub failed: u64,
     /// The node that was asked went down before it answered.
     pub lost: u64,
+}
+
+impl Tallies {
+    fn has_done(&mut self, kind: &'static str) {
+        *self.done.entry(kind).or_default() += 1;
+    }
 }
 
 /// An order that waits for its answer.
@@ -85,13 +95,14 @@ impl Orders {
             _ => None,
         };
         let pending = Pending::begin(&self.shared);
+        let kind = order.kind();
         let Some(role) = role else {
             let steer = Steer::of(order, name);
             process.spawn(async move {
                 let answer = timeout(PATIENCE, steer.give(&node)).await;
                 trace::note(format_args!("{steer:?}: {answer:?}"));
                 pending.end(|tallies| match answer {
-                    Ok(Ok(())) => tallies.steered += 1,
+                    Ok(Ok(())) => tallies.has_done(kind),
                     _ => tallies.failed += 1,
                 });
             });
@@ -107,7 +118,8 @@ impl Orders {
             let answer = timeout(PATIENCE, node.change_role(role.clone(), |_| {})).await;
             trace::note(format_args!("{role:?}: {answer:?}"));
             pending.end(|tallies| match answer {
-                Ok(Ok(_)) => tallies.roles_changed += 1,
+                Ok(Ok(text)) if text.contains(ALREADY) => tallies.idle += 1,
+                Ok(Ok(_)) => tallies.has_done(kind),
                 _ => tallies.failed += 1,
             });
         });
@@ -137,7 +149,7 @@ impl Orders {
 
     /// What became of all orders so far.
     pub fn tallies(&self) -> Tallies {
-        *self.shared.lock().unwrap()
+        self.shared.lock().unwrap().clone()
     }
 }
 

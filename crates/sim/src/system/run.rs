@@ -174,8 +174,7 @@ impl Run {
             ("watches gone elsewhere", tallies.rewatched),
             ("watches overtaken by compaction", tallies.overtaken),
             ("compactions", tallies.compactions),
-            ("changes of role", orders.roles_changed),
-            ("orders about the tree", orders.steered),
+            ("orders of what was so already", orders.idle),
             ("orders refused or failed", orders.failed),
             ("orders whose node went down", orders.lost),
             ("elections", self.world.watch.elections),
@@ -193,6 +192,11 @@ impl Run {
         for kind in faults::KINDS {
             let count = happened.faults.get(kind).copied().unwrap_or(0);
             self.add(&format!("fault: {kind}"), count);
+        }
+        for kind in faults::ORDERS {
+            let count = |of: &BTreeMap<&str, u64>| of.get(kind).copied().unwrap_or(0);
+            self.add(&format!("asked: {kind}"), count(&happened.faults));
+            self.add(&format!("carried out: {kind}"), count(&orders.done));
         }
     }
 }

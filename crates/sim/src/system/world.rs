@@ -10,7 +10,7 @@
 //! Why not one runtime for all: then a node could not be killed, since its tasks are anywhere, nor be made to stand still.
 
 use super::clients::Clients;
-use super::faults::{Fault, Order};
+use super::faults::{Fault, Order, POWER_LOSS_WHILE_WRITING};
 use super::invariants::Violation;
 use super::invariants::applied::Ledger;
 use super::invariants::watch::{Look, Watch};
@@ -45,7 +45,8 @@ enum Event {
 /// How often what happened.
 #[derive(Clone, Debug, Default)]
 pub struct Happened {
-    /// Faults and orders, by kind.
+    /// Faults that somebody felt, and orders that somebody heard, by kind. What an order came to, [`Orders`] counts; how often a disk
+    /// that was to fail did, `broke`.
     pub faults: BTreeMap<&'static str, u64>,
     /// Processes that broke because their disk did.
     pub broke: u64,
@@ -157,8 +158,10 @@ impl World {
         match event {
             Event::Fault(fault) => {
                 trace::note(format_args!("{fault:?}"));
-                *self.happened.faults.entry(fault.kind()).or_default() += 1;
-                self.strike(fault);
+                let kind = fault.kind();
+                if self.strike(fault) {
+                    self.count(kind);
+                }
             }
             Event::Start(host) => self.start(host),
             Event::Mend(links) => {
@@ -174,19 +177,28 @@ impl World {
         }
     }
 
-    fn strike(&mut self, fault: Fault) {
+    fn count(&mut self, kind: &'static str) {
+        *self.happened.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Lets a fault happen. Returns whether anybody was there to feel it: only what took effect shows anything.
+    fn strike(&mut self, fault: Fault) -> bool {
         match fault {
             Fault::Kill { who, down, resets } => {
                 let how = if resets { Cut::Reset } else { Cut::Closed };
+                let mut ran = false;
                 for host in who {
-                    self.machines[host].kill(&self.net, how);
+                    ran |= self.machines[host].kill(&self.net, how);
                     self.start_after(host, down);
                 }
+                ran
             }
             Fault::PowerLoss { who, down } => {
+                let mut ran = false;
                 for host in who {
-                    self.lose_power(host, down);
+                    ran |= self.lose_power(host, down);
                 }
+                ran
             }
             Fault::PowerLossWhileWriting { who, after, down } => {
                 let machine = &mut self.machines[who];
@@ -195,14 +207,21 @@ impl World {
                     let last = machine.disk.operations() + after;
                     machine.falls_at = Some((last, down));
                 }
+                // It is counted when it falls: what it still had to do may never be done.
+                false
             }
             Fault::Restart { who, down } => {
-                if let Some(process) = &self.machines[who].process {
-                    process.tell_to_stop();
-                    self.start_after(who, down);
-                }
+                let Some(process) = &self.machines[who].process else {
+                    return false;
+                };
+                process.tell_to_stop();
+                self.start_after(who, down);
+                true
             }
-            Fault::Pause { who, lasts } => self.machines[who].paused_until = self.now + lasts,
+            Fault::Pause { who, lasts } => {
+                self.machines[who].paused_until = self.now + lasts;
+                self.runs(who)
+            }
             Fault::Partition {
                 sides,
                 one_way,
@@ -212,65 +231,87 @@ impl World {
             Fault::Slow { who, times, lasts } => {
                 self.set_slowed(who, times);
                 self.queue.post_at(self.now + lasts, Event::Hurry(who));
+                self.runs(who)
             }
             Fault::Reset { who } => {
                 let hosts = self.machines.len() + 1;
+                let mut broken = 0;
                 for one in 0..hosts {
                     for other in 0..one {
                         if who.is_none_or(|who| who == one || who == other) {
-                            self.net.reset(one, other);
+                            broken += self.net.reset(one, other);
                         }
                     }
                 }
+                broken > 0
             }
             Fault::FailSyncs { who, after, lasts } => {
                 self.machines[who].disk.fail_syncs_after(after);
                 self.heal_after(who, lasts);
+                self.runs(who)
             }
             Fault::FailWrites { who, after, lasts } => {
                 self.machines[who].disk.fail_writes_after(after);
                 self.heal_after(who, lasts);
+                self.runs(who)
             }
             Fault::FullDisk { who, room, lasts } => {
                 let disk = &self.machines[who].disk;
                 disk.set_capacity(Some(disk.used_bytes() + room));
                 self.heal_after(who, lasts);
+                self.runs(who)
             }
             Fault::Wipe { who, down } => self.wipe(who, down),
             Fault::Order { at, order } => self.give(at, order),
         }
     }
 
-    fn give(&mut self, at: HostId, order: Order) {
+    fn runs(&self, host: HostId) -> bool {
+        self.machines[host].process.is_some()
+    }
+
+    /// Returns whether a node has heard the order.
+    fn give(&mut self, at: HostId, order: Order) -> bool {
         let name = |host: HostId| self.machines[host].plans.name.to_string();
         // A group of one feeds nobody (S1): nobody wants one who has listeners.
         if matches!(order, Order::Demote(_)) {
             if self.demotions_left == 0 {
-                return;
+                return false;
             }
             self.demotions_left -= 1;
         }
         let asked = &self.machines[at];
-        if let (Some(process), Some(up)) = (&asked.process, asked.up()) {
-            self.orders.give(process, up.node, &order, name);
-        }
+        let (Some(process), Some(up)) = (&asked.process, asked.up()) else {
+            return false;
+        };
+        self.orders.give(process, up.node, &order, name);
+        true
     }
 
-    /// What is on its disk is gone for good: only a listener may lose it, and nobody about to be something else.
-    fn wipe(&mut self, who: HostId, down: Micros) {
+    /// What is on its disk is gone for good: only a listener may lose it, and nobody about to be something else. Returns whether
+    /// it was.
+    fn wipe(&mut self, who: HostId, down: Micros) -> bool {
         let listens = self
             .watch
             .status(who)
             .is_some_and(|status| status.role == Role::Listener);
         if !listens || self.orders.may_have_promoted() {
-            return;
+            return false;
         }
         self.machines[who].kill(&self.net, Cut::Closed);
         self.machines[who].disk = Default::default();
         self.start_after(who, down);
+        true
     }
 
-    fn partition(&mut self, sides: &[u8], one_way: bool, bridge: Option<HostId>, lasts: Micros) {
+    /// Returns whether any link was cut that was not before.
+    fn partition(
+        &mut self,
+        sides: &[u8],
+        one_way: bool,
+        bridge: Option<HostId>,
+        lasts: Micros,
+    ) -> bool {
         let mut links = Vec::new();
         for from in 0..sides.len() {
             for to in 0..sides.len() {
@@ -281,7 +322,9 @@ impl World {
                 }
             }
         }
+        let any = !links.is_empty();
         self.queue.post_at(self.now + lasts, Event::Mend(links));
+        any
     }
 
     fn set_slowed(&self, host: HostId, times: u64) {
@@ -291,10 +334,12 @@ impl World {
         }
     }
 
-    fn lose_power(&mut self, host: HostId, down: Micros) {
+    /// Returns whether a process ran there.
+    fn lose_power(&mut self, host: HostId, down: Micros) -> bool {
         let seed = self.rng.any();
-        self.machines[host].lose_power(&self.net, seed);
+        let ran = self.machines[host].lose_power(&self.net, seed);
         self.start_after(host, down);
+        ran
     }
 
     fn heal_after(&mut self, host: HostId, after: Micros) {
@@ -323,8 +368,9 @@ impl World {
             let machine = &self.machines[host];
             if let Some((at, down)) = machine.falls_at
                 && machine.disk.operations() > at
+                && self.lose_power(host, down)
             {
-                self.lose_power(host, down);
+                self.count(POWER_LOSS_WHILE_WRITING);
             }
         }
     }
@@ -377,7 +423,9 @@ impl World {
                     host: machine.host,
                     name: machine.plans.name,
                     run: machine.run,
-                    up: &up,
+                    status: up.node.status().borrow().clone(),
+                    positions: up.node.positions(),
+                    feeds: up.node.downstream_lags().len(),
                     capacity: machine.plans.capacity,
                     applied,
                 })?,
@@ -426,5 +474,67 @@ impl World {
     /// Connections that broke or timed out.
     pub fn broken_connections(&self) -> u64 {
         self.net.broken()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is counted when these faults happen to a world in which `running` run.
+    fn counted(running: &[HostId], faults: Vec<Fault>) -> Vec<&'static str> {
+        let mut world = World::new(&Scenario::draw(1));
+        for host in running {
+            world.start(*host);
+        }
+        for fault in faults {
+            world.happen(Event::Fault(fault));
+        }
+        world.happened.faults.into_keys().collect()
+    }
+
+    #[test]
+    fn a_fault_that_nobody_feels_is_not_counted() {
+        let (who, down, lasts) = (0, SECOND, SECOND);
+        let faults = || {
+            vec![
+                Fault::Wipe { who, down },
+                Fault::Reset { who: None },
+                Fault::Slow {
+                    who,
+                    times: 2,
+                    lasts,
+                },
+                Fault::Pause { who, lasts },
+                Fault::FailSyncs {
+                    who,
+                    after: 9,
+                    lasts,
+                },
+                Fault::PowerLossWhileWriting {
+                    who,
+                    after: 9,
+                    down,
+                },
+                Fault::Order {
+                    at: who,
+                    order: Order::Kick(1),
+                },
+                Fault::Restart { who, down },
+                Fault::Kill {
+                    who: vec![who],
+                    down,
+                    resets: false,
+                },
+                Fault::PowerLoss {
+                    who: vec![who],
+                    down,
+                },
+            ]
+        };
+        assert_eq!(counted(&[], faults()), [""; 0]);
+        // Who is killed has no power to lose, nor anything to be told while it starts.
+        let felt = ["failing flushes", "kill", "pause", "restart", "slow links"];
+        assert_eq!(counted(&[0], faults()), felt);
     }
 }

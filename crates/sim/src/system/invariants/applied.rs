@@ -234,6 +234,49 @@ mod tests {
         ledger.violation().map(|violation| violation.invariant)
     }
 
+    /// The invariant that these break, each a process that stands at an index in a state.
+    fn broken_by_standing(stand: &[(&str, u64, &'static str)]) -> Option<&'static str> {
+        let mut ledger = Ledger::default();
+        for (by, index, state) in stand {
+            ledger.stands_at(by, *index, &Position((*state).into()));
+        }
+        ledger.violation().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn two_logs_up_to_one_index_are_noticed() {
+        let lawful = [("v1", 4, "a"), ("v2", 5, "b"), ("v2", 4, "a")];
+        assert_eq!(broken_by_standing(&lawful), None);
+        let wrong = [("v1", 4, "a"), ("v2", 4, "c")];
+        assert_eq!(broken_by_standing(&wrong), Some("log-matching"));
+    }
+
+    /// The invariant that these break, each a process that applies a command at an index and answers it.
+    fn broken_by_applying(
+        applied: &[(&str, u64, &'static str, &'static str)],
+    ) -> Option<&'static str> {
+        let mut ledger = Ledger::default();
+        for (by, index, data, answer) in applied {
+            let command = Command {
+                index: *index,
+                data: (*data).into(),
+            };
+            ledger.applied(by, &[command], &[(*answer).into()]);
+        }
+        ledger.violation().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn commands_that_differ_and_answers_that_differ_are_noticed() {
+        let first = ("v1", 4, "put", "done");
+        let lawful = [first, ("v2", 4, "put", "done"), ("v2", 5, "put", "not")];
+        assert_eq!(broken_by_applying(&lawful), None);
+        for other in [("v2", 4, "delete", "done"), ("v2", 4, "put", "not")] {
+            let invariant = broken_by_applying(&[first, other]);
+            assert_eq!(invariant, Some("state-machine-safety"), "{other:?}");
+        }
+    }
+
     #[test]
     fn a_batch_that_is_applied_twice_is_noticed() {
         assert_eq!(applied(&[0, 1, 5]), None);

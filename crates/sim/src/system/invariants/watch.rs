@@ -2,7 +2,6 @@
 
 use super::Violation;
 use crate::system::network::HostId;
-use crate::system::process::Up;
 use crate::system::trace;
 use eaves::{Positions, Role, Status};
 use std::collections::BTreeMap;
@@ -36,15 +35,19 @@ struct Seen {
 }
 
 /// One machine as it is now.
-pub struct Look<'a> {
+pub struct Look {
     /// Which machine.
     pub host: HostId,
     /// Its name.
     pub name: &'static str,
     /// Which of its processes.
     pub run: u32,
-    /// The node.
-    pub up: &'a Up,
+    /// What it says of itself.
+    pub status: Status,
+    /// How far it says that it is.
+    pub positions: Positions,
+    /// How many listeners it feeds.
+    pub feeds: usize,
     /// How many listeners it may feed.
     pub capacity: u32,
     /// The highest index that anybody had applied before.
@@ -68,14 +71,17 @@ impl Watch {
     }
 
     /// Looks at one machine.
-    pub fn look(&mut self, look: &Look<'_>) -> Result<(), Violation> {
-        let status = look.up.node.status().borrow().clone();
-        let positions = look.up.node.positions();
-        let lags = look.up.node.downstream_lags().len();
-        self.check_leader(look, &status, &positions)?;
+    pub fn look(&mut self, look: &Look) -> Result<(), Violation> {
+        let Look {
+            status,
+            positions,
+            feeds,
+            ..
+        } = look;
+        self.check_leader(look)?;
         self.committed = self.committed.max(positions.committed);
-        if lags > look.capacity as usize {
-            let what = format!("{} feeds {lags} and may feed {}", look.name, look.capacity);
+        if *feeds > look.capacity as usize {
+            let what = format!("{} feeds {feeds} and may feed {}", look.name, look.capacity);
             return Err(Violation::new("capacity", what));
         }
         let before = self
@@ -83,15 +89,15 @@ impl Watch {
             .get(&look.host)
             .filter(|seen| seen.run == look.run);
         if let Some(before) = before {
-            goes_on(look, before, &status, &positions)?;
+            goes_on(look, before)?;
         }
-        let feeding_looks = match status.role == Role::Leader && lags > 0 {
+        let feeding_looks = match status.role == Role::Leader && *feeds > 0 {
             true => before.map_or(0, |before| before.feeding_looks) + 1,
             false => 0,
         };
         if feeding_looks > FEEDING_LOOKS {
             let what = format!(
-                "{} leads in term {} and feeds {lags}",
+                "{} leads in term {} and feeds {feeds}",
                 look.name, status.term
             );
             return Err(Violation::new("leader-feeds-none", what));
@@ -106,16 +112,16 @@ impl Watch {
         });
         self.moves += u64::from(moved);
         self.turns += u64::from(turned);
-        if before.is_none_or(|before| before.status != status) {
-            tell(look, &status);
+        if before.is_none_or(|before| before.status != *status) {
+            tell(look);
         }
         if status.role == Role::Listener && status.upstream.is_some() && !turned {
-            self.check_listener(look, &positions)?;
+            self.check_listener(look)?;
         }
         let seen = Seen {
             run: look.run,
-            status,
-            positions,
+            status: status.clone(),
+            positions: *positions,
             upstream,
             feeding_looks,
         };
@@ -124,12 +130,8 @@ impl Watch {
     }
 
     /// election-safety and leader-completeness.
-    fn check_leader(
-        &mut self,
-        look: &Look<'_>,
-        status: &Status,
-        positions: &Positions,
-    ) -> Result<(), Violation> {
+    fn check_leader(&mut self, look: &Look) -> Result<(), Violation> {
+        let (status, positions) = (&look.status, look.positions);
         if status.role != Role::Leader {
             return Ok(());
         }
@@ -145,6 +147,7 @@ impl Watch {
         if is_latest {
             self.elections += 1;
             // What was applied anywhere was committed, and no later leader was there to commit it.
+            // A log as long with other entries is found when they are applied: a node does not tell the chain value of what it has not.
             if positions.last < look.applied {
                 let what = format!(
                     "{} leads in term {} with a log up to {}; {} is committed",
@@ -157,7 +160,8 @@ impl Watch {
     }
 
     /// log-prefix: what it says contains nothing that nobody knows committed. That the entries are the same, [`super::applied`] sees.
-    fn check_listener(&self, look: &Look<'_>, positions: &Positions) -> Result<(), Violation> {
+    fn check_listener(&self, look: &Look) -> Result<(), Violation> {
+        let positions = look.positions;
         if positions.last > self.committed {
             let what = format!(
                 "the log of listener {} goes up to {}, and nothing beyond {} is committed",
@@ -170,12 +174,8 @@ impl Watch {
 }
 
 /// monotonic.
-fn goes_on(
-    look: &Look<'_>,
-    before: &Seen,
-    status: &Status,
-    positions: &Positions,
-) -> Result<(), Violation> {
+fn goes_on(look: &Look, before: &Seen) -> Result<(), Violation> {
+    let (status, positions) = (&look.status, look.positions);
     let pairs = [
         (
             "committed position",
@@ -208,7 +208,7 @@ fn goes_on(
     Ok(())
 }
 
-fn tell(look: &Look<'_>, status: &Status) {
+fn tell(look: &Look) {
     let Status {
         role,
         term,
@@ -216,10 +216,125 @@ fn tell(look: &Look<'_>, status: &Status) {
         upstream,
         depth,
         ..
-    } = status;
+    } = &look.status;
     trace::note(format_args!(
         "{} is {} in term {term}, leader {leader:?}, upstream {upstream:?}, depth {depth:?}",
         look.name,
         role.as_str()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that says this, one of five alike that may feed two each.
+    fn says(host: HostId, role: Role, term: u64, committed: u64, last: u64) -> Look {
+        Look {
+            host,
+            name: ["v0", "v1", "v2", "l3", "l4"][host],
+            run: 1,
+            status: Status {
+                cluster_id: 1,
+                node_id: host as u64,
+                name: String::new(),
+                role,
+                term,
+                leader: None,
+                upstream: (role == Role::Listener).then_some(0),
+                depth: None,
+            },
+            positions: Positions {
+                committed,
+                applied: committed,
+                last,
+                committed_term: term,
+            },
+            feeds: 0,
+            capacity: 2,
+            applied: 0,
+        }
+    }
+
+    fn leads(host: HostId, term: u64) -> Look {
+        says(host, Role::Leader, term, 5, 9)
+    }
+
+    fn feeding(feeds: usize, look: Look) -> Look {
+        Look { feeds, ..look }
+    }
+
+    /// The first invariant that these looks, one after the other, break.
+    fn broken(looks: impl IntoIterator<Item = Look>) -> Option<&'static str> {
+        let mut watch = Watch::default();
+        let mut violations = looks.into_iter().filter_map(|look| watch.look(&look).err());
+        violations.next().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn two_leaders_of_one_term_are_noticed() {
+        // One that does not know yet that it is no more, beside the next.
+        assert_eq!(broken([leads(0, 3), leads(1, 4), leads(0, 3)]), None);
+        assert_eq!(
+            broken([leads(0, 3), leads(1, 4), leads(1, 3)]),
+            Some("election-safety")
+        );
+    }
+
+    #[test]
+    fn a_leader_without_what_was_applied_is_noticed() {
+        let applied = |applied, look| Look { applied, ..look };
+        // Whom a later leader has overtaken need not have what that one commits.
+        let overtaken = applied(20, leads(0, 3));
+        assert_eq!(
+            broken([leads(0, 3), leads(1, 4), overtaken, applied(9, leads(2, 5))]),
+            None
+        );
+        assert_eq!(
+            broken([leads(0, 3), applied(10, leads(1, 4))]),
+            Some("leader-completeness")
+        );
+    }
+
+    #[test]
+    fn who_feeds_more_than_it_may_is_noticed() {
+        let follower = || says(1, Role::Follower, 3, 5, 9);
+        assert_eq!(broken([feeding(2, follower())]), None);
+        assert_eq!(broken([feeding(3, follower())]), Some("capacity"));
+    }
+
+    #[test]
+    fn a_leader_that_goes_on_feeding_is_noticed() {
+        let looks = |feeds: &[usize]| -> Vec<Look> {
+            let look = |feeds: &usize| feeding(*feeds, leads(0, 3));
+            feeds.iter().map(look).collect()
+        };
+        assert_eq!(broken(looks(&[1, 1, 1, 0, 1, 1, 1])), None);
+        assert_eq!(broken(looks(&[1, 1, 1, 1])), Some("leader-feeds-none"));
+    }
+
+    #[test]
+    fn a_listener_beyond_what_is_committed_is_noticed() {
+        let listens = |last| says(3, Role::Listener, 3, 4, last);
+        assert_eq!(broken([leads(0, 3), listens(5)]), None);
+        assert_eq!(broken([leads(0, 3), listens(6)]), Some("log-prefix"));
+        // Who has just been a voter may have what was never committed, until it is fed.
+        let follower = || says(3, Role::Follower, 3, 4, 6);
+        assert_eq!(broken([leads(0, 3), follower(), listens(6)]), None);
+    }
+
+    #[test]
+    fn who_goes_back_is_noticed() {
+        let follower = |run, term, committed| Look {
+            run,
+            ..says(1, Role::Follower, term, committed, 9)
+        };
+        assert_eq!(
+            broken([follower(1, 3, 5), follower(1, 4, 6), follower(2, 4, 2)]),
+            None
+        );
+        for wrong in [follower(1, 3, 4), follower(1, 2, 5)] {
+            assert_eq!(broken([follower(1, 3, 5), wrong]), Some("monotonic"));
+        }
+    }
 }

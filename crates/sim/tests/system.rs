@@ -26,8 +26,8 @@ fn trace(dir: &Path, seed: &str, name: &str) -> String {
 #[test]
 fn the_same_seed_in_two_processes_gives_the_same_trace() {
     let dir = tempfile::tempdir().unwrap();
-    // Two more than the first that are soon done.
-    for seed in ["1", "4", "9"] {
+    // And one more that is soon done.
+    for seed in ["1", "9"] {
         let first = trace(dir.path(), seed, "first");
         let second = trace(dir.path(), seed, "second");
         let differing = first

@@ -116,7 +116,8 @@ fn one_flush_in_flight_covers_all_that_waits() {
     pair.append(1, &[1]);
     pair.append(1, &[1]);
     assert!(pair.log.next_flush().is_none(), "one is in flight");
-    assert_eq!(pair.log.durable_index(), None);
+    let durable = pair.log.durable_index();
+    assert_eq!(durable, None, "what is in flight is told durable");
     let ticket = pair.log.flushed(job.run()).unwrap();
     assert_eq!(
         (ticket, pair.log.durable_index()),

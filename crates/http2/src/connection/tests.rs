@@ -257,7 +257,7 @@ fn a_stream_that_could_send_and_whose_window_was_made_smaller_waits() {
     client.server.handle_input(&window(0)).unwrap();
     client.send(kind::WINDOW_UPDATE, 0, 0, &1_000_u32.to_be_bytes());
     let data = |sent: &[Sent]| sent.iter().filter(|sent| sent.kind == kind::DATA).count();
-    assert_eq!(data(&client.sent()), 0);
+    assert_eq!(data(&client.sent()), 0, "data went beyond the window");
     client.server.handle_input(&window(1 << 20)).unwrap();
     assert_eq!(data(&client.sent()), 1);
 }

@@ -285,7 +285,8 @@ fn comparing_a_range_asks_every_key() {
         )
     };
     assert!(compared(&node, versions(CompareResult::Greater, 0)));
-    assert!(!compared(&node, versions(CompareResult::Equal, 1)));
+    let newest = compared(&node, versions(CompareResult::Equal, 1));
+    assert!(!newest, "the newest version of a key was not compared");
     assert!(compared(&node, versions(CompareResult::Less, 3)));
 }
 
@@ -419,13 +420,16 @@ fn compaction_refuses_the_past_and_keeps_its_own_revision() {
     node.scrub();
     let at = |revision| node.store.range(&RangeRequest { revision, ..all() });
     assert_eq!(at(3), Err(KvError::Compacted));
+    let lost = "compaction lost what is there at its revision";
     assert_eq!(
         at(4).unwrap().kvs,
-        vec![kv("a", "2", 2, 3, 2), kv("b", "1", 4, 4, 1)]
+        vec![kv("a", "2", 2, 3, 2), kv("b", "1", 4, 4, 1)],
+        "{lost}"
     );
     assert_eq!(
         at(0).unwrap().kvs,
-        vec![kv("a", "3", 2, 5, 3), kv("b", "1", 4, 4, 1)]
+        vec![kv("a", "3", 2, 5, 3), kv("b", "1", 4, 4, 1)],
+        "{lost}"
     );
 }
 
@@ -483,8 +487,9 @@ fn only_what_the_log_has_durably_becomes_durable() {
     let mut node = Node::new();
     node.puts(&[("a", "1"), ("a", "2"), ("a", "3")]);
     assert_eq!(node.store.position(), None);
-    assert_eq!(node.store.persist(0).unwrap(), None);
-    assert_eq!(node.store.persist(2).unwrap(), Some(2));
+    let ahead = "the state on disk is ahead of the log on disk";
+    assert_eq!(node.store.persist(0).unwrap(), None, "{ahead}");
+    assert_eq!(node.store.persist(2).unwrap(), Some(2), "{ahead}");
     assert_eq!(node.store.position(), Some(position(2)));
     assert_eq!(node.store.persist(2).unwrap(), Some(2));
     node.log.truncate(2);

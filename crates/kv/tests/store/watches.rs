@@ -180,8 +180,9 @@ fn a_watcher_from_the_past_catches_up_from_memory_and_disk() {
             got.entry(watch_id).or_default().push(short(&events));
         }
     }
-    assert_eq!(got[&0].join(" "), "+a@2 +a@4 +a@5");
-    assert_eq!(got[&1].join(" "), "+b@3 +a@4 +a@5");
+    let told = |id| got[&id].join(" ");
+    assert_eq!(told(0), "+a@2 +a@4 +a@5", "every change, once");
+    assert_eq!(told(1), "+b@3 +a@4 +a@5", "every change, once");
     node.puts(&[("a", "4")]);
     assert_eq!(rest(&mut events).len(), 2);
     assert_eq!(node.store.watcher_counts(), (2, 0));

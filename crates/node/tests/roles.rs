@@ -517,7 +517,9 @@ async fn leadership_goes_to_whom_it_is_given() {
     let text = change(&listener, transfer(Some(&name(&nodes[next]))))
         .await
         .unwrap();
-    assert_eq!(text, format!("{} leads", name(&nodes[next])));
+    // "already" where it won an election meanwhile, on a machine that is busy.
+    let leads = format!("{} leads", name(&nodes[next]));
+    assert!(text.starts_with(&leads), "{text}");
     eventually("it leads", async || role(&nodes[next]) == Role::Leader).await;
     let text = change(&nodes[next], transfer(Some(&name(&nodes[next]))))
         .await

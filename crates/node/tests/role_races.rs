@@ -11,7 +11,7 @@ use eaves::{
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
@@ -96,17 +96,30 @@ impl AsyncWrite for CuttableWriter {
     }
 }
 
-/// Holds the first node that knows where a listener to be promoted stands.
+/// Holds the first node that has finished a step.
 struct Held {
+    step: Step,
     holder: watch::Sender<Option<String>>,
+    /// How many have finished it.
+    reached: AtomicUsize,
     let_go: watch::Sender<bool>,
+}
+
+impl Held {
+    fn after(step: Step) -> Arc<Held> {
+        Arc::new(Held {
+            step,
+            holder: watch::Sender::new(None),
+            reached: AtomicUsize::new(0),
+            let_go: watch::Sender::new(false),
+        })
+    }
 }
 
 impl StepObserver for Held {
     fn reached<'a>(&'a self, node: &'a str, step: Step) -> Task<'a, ()> {
         Box::pin(async move {
-            let is_first = step == Step::PositionTaken && self.holder.borrow().is_none();
-            if is_first {
+            if step == self.step && self.reached.fetch_add(1, Ordering::Relaxed) == 0 {
                 self.holder.send_replace(Some(node.to_string()));
                 let mut let_go = self.let_go.subscribe();
                 let _ = let_go.wait_for(|let_go| *let_go).await;
@@ -118,10 +131,7 @@ impl StepObserver for Held {
 #[tokio::test]
 async fn a_leader_that_was_held_up_does_not_undo_what_another_has_changed_meanwhile() {
     let cluster = Cluster::new(3);
-    let held = Arc::new(Held {
-        holder: watch::Sender::new(None),
-        let_go: watch::Sender::new(false),
-    });
+    let held = Held::after(Step::PositionTaken);
     let mut networks = Vec::new();
     let mut nodes = Vec::new();
     for name in ["v1", "v2", "v3"] {
@@ -172,6 +182,39 @@ async fn a_leader_that_was_held_up_does_not_undo_what_another_has_changed_meanwh
     change(&nodes[3], promote("l1")).await.unwrap();
     assert_eq!(voters(&nodes[first]), ["l1", "l2", "v1", "v2", "v3"]);
     write(&nodes[4].node, 5, 10).await;
+}
+
+/// The answer of the leader that handed on never comes; whoever leads now is asked, by the same command.
+#[tokio::test]
+async fn leadership_that_was_handed_on_is_not_handed_on_again_for_an_answer_that_was_lost() {
+    let cluster = Cluster::new(3);
+    let held = Held::after(Step::LeadershipMoved);
+    let mut nodes = Vec::new();
+    for name in ["v1", "v2", "v3"] {
+        let mut config = cluster.voter(name);
+        config.step_observer = Some(held.clone());
+        nodes.push(cluster.start(config).await);
+    }
+    write(&nodes[0].node, 0, 5).await;
+    let leads = |node: &Running| role(node) == Role::Leader;
+    let first = nodes.iter().position(leads).unwrap();
+    let asked = &nodes[(first + 1) % 3];
+
+    let to_anybody = RoleChange::TransferLeader { to: None };
+    let text = change(asked, to_anybody).await.unwrap();
+    eventually("the first has seen it, and says nothing", async || {
+        held.holder.borrow().as_ref() == Some(&name(&nodes[first]))
+    })
+    .await;
+    let mut new = None;
+    eventually("another leads", async || {
+        new = nodes.iter().position(leads).filter(|new| *new != first);
+        new.is_some()
+    })
+    .await;
+    assert_eq!(text, format!("{} leads", name(&nodes[new.unwrap()])));
+    assert_eq!(held.reached.load(Ordering::Relaxed), 1, "handed on once");
+    write(&asked.node, 5, 10).await;
 }
 
 /// Nothing would be committed without it until it had caught up.

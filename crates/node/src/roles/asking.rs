@@ -94,6 +94,9 @@ pub(crate) async fn change_role(
                     false => told.lines.len() as u32,
                 };
                 ask.run = told.run;
+                if told.leader != 0 {
+                    ask.leads_no_more = told.leader;
+                }
                 let state = told.state();
                 told.lines.into_iter().for_each(&mut progress);
                 match state {
@@ -200,6 +203,7 @@ async fn resolve(core: &Arc<Core>, change: RoleChange) -> Result<Resolved, RoleC
                     kind: kind as i32,
                     node,
                     replaced,
+                    leads_no_more: 0,
                 }));
             }
             // A dead voter that was replaced is remembered by nobody.

@@ -43,6 +43,13 @@ pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a leader looks for a joint configuration that somebody has left behind.
 const JOINT_INTERVAL: Duration = Duration::from_secs(2);
 
+impl ChangeAsk {
+    /// Whether it asks for another leader, whoever that be.
+    fn is_to_anybody(&self) -> bool {
+        self.kind() == ChangeKind::TransferLeader && self.node.is_none()
+    }
+}
+
 impl Target {
     /// What people call it.
     pub fn label(&self) -> String {
@@ -80,6 +87,12 @@ async fn serve(core: &Arc<Core>, consensus: Arc<Consensus>, ask: ChangeAsk) -> R
         let text = "a change that this version does not know: upgrade the leader";
         return Reply::Reject(Reject::new(Reason::Invalid, text));
     }
+    if ask.is_to_anybody() && ask.leads_no_more != core.node_id {
+        return match still_leads(&consensus).await {
+            Ok(()) => Told::Change(not_for_me(core, &ask)).into(),
+            Err(why) => Reply::Reject(Reject::new(Reason::NoLeader, why)),
+        };
+    }
     let run = match core.changes.join(&ask, core.random_number()) {
         Ok((run, false)) => run,
         Ok((run, true)) => {
@@ -98,15 +111,38 @@ async fn serve(core: &Arc<Core>, consensus: Arc<Consensus>, ask: ChangeAsk) -> R
         }
         Err(text) => {
             let told = ChangeTold {
-                run: 0,
-                lines: Vec::new(),
                 state: ChangeState::Refused as i32,
                 text,
+                ..ChangeTold::default()
             };
             return Told::Change(told).into();
         }
     };
     Told::Change(run.news(&ask).await).into()
+}
+
+/// The answer to who wants anybody else to lead than some leader, which is not this one: there is another already. One that does not know
+/// yet who leads is told: whoever leads next would not know that it does because of this command, and would hand on once more.
+fn not_for_me(core: &Core, ask: &ChangeAsk) -> ChangeTold {
+    match ask.leads_no_more {
+        0 => ChangeTold {
+            leader: core.node_id,
+            ..ChangeTold::default()
+        },
+        _ => ChangeTold {
+            state: ChangeState::Done as i32,
+            text: format!("{} leads", core.config.name),
+            ..ChangeTold::default()
+        },
+    }
+}
+
+/// Fails unless a quorum says, after this was asked, that this node leads.
+async fn still_leads(consensus: &Consensus) -> Result<(), String> {
+    match tokio::time::timeout(ASK_TIMEOUT, consensus.read_index()).await {
+        Ok(confirmed) => confirmed.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err("no quorum answers the leader".into()),
+    }
 }
 
 /// A leader that died between the two steps of a membership change leaves both sets of voters in force. Its successor ends that, unless

@@ -131,6 +131,9 @@ pub(crate) struct ChangeAsk {
     /// The voter that a promoted node replaces.
     #[prost(message, optional, tag = "7")]
     pub replaced: Option<Target>,
+    /// If anybody but the leader is to lead: which leader that is. 0 as long as the asker does not know who leads.
+    #[prost(fixed64, tag = "8")]
+    pub leads_no_more: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
@@ -168,6 +171,9 @@ pub(crate) struct ChangeTold {
     /// How it ended.
     #[prost(string, tag = "4")]
     pub text: String,
+    /// Who leads, for an asker that has to say so before anything is done; else 0.
+    #[prost(fixed64, tag = "5")]
+    pub leader: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]

@@ -149,6 +149,7 @@ impl Run {
             lines: news.lines.into_iter().skip(seen).collect(),
             state: state as i32,
             text,
+            leader: 0,
         }
     }
 }

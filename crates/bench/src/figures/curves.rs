@@ -13,6 +13,8 @@ use std::time::Duration;
 const TIME: Duration = Duration::from_secs(4);
 const CLIENTS: u32 = 64;
 const CONNECTIONS: u32 = 8;
+/// With a MiB from each of 64, a node would have more at once than it takes on.
+const CLIENTS_OF_VALUES: u32 = 32;
 /// More bytes of different values than this are not kept, so that no disk fills up and etcd's quota (2 GiB) is not met.
 const KEPT_BYTES: u64 = 256 << 20;
 
@@ -34,7 +36,8 @@ pub const BY_VALUES: Figure = Figure {
     name: "values",
     title: "Puts by the size of values",
     minutes: 5,
-    about: "64 clients on 8 connections; so many keys that their values are 256 MiB at most.",
+    about: "32 clients on 8 connections; so many keys that their values are 256 MiB at most. With a MiB from each of 64 clients a node of \
+            Eaves would have more at once than it takes on (64 MiB), and refuse some.",
     metrics: loads::METRICS,
     beside: Some("etcd"),
     targets: &[],
@@ -80,7 +83,7 @@ fn by_values<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a
             let groups = loads::groups(context, 3, &[]).await?;
             let load = Load {
                 operation: Operation::put(*bytes),
-                clients: CLIENTS,
+                clients: CLIENTS_OF_VALUES,
                 connections: CONNECTIONS,
                 keys: (KEPT_BYTES / *bytes as u64).clamp(1, KEYS),
                 rate: None,

@@ -52,6 +52,15 @@ impl Blocking {
         self.run(move || work(interrupt)).await
     }
 
+    /// Drops what takes long to drop, where blocking work runs.
+    pub(crate) fn dispose<T: Send + 'static>(self, value: T) {
+        let runtime = tokio::runtime::Handle::try_current();
+        match (self, runtime) {
+            (Blocking::Threads, Ok(runtime)) => drop(runtime.spawn_blocking(move || drop(value))),
+            _ => drop(value),
+        }
+    }
+
     /// Begins a spell of work on a thread, after which it is to rest.
     pub(crate) fn begin_spell(self) -> Spell {
         Spell((self == Blocking::Threads).then(Instant::now))

@@ -9,8 +9,7 @@ use crate::links::{LinkCommand, WINDOW_BYTES, obey, overdue, session};
 use crate::message::{EntriesHead, FeedFrom, FeedStart, Mismatch, PositionHead, Purpose, Start};
 use crate::peer::client::Greeted;
 use crate::position::LogIdBytes;
-use crate::snapshot::{self, Incoming};
-use crate::state_machine::SnapshotSink;
+use crate::snapshot::{self, Received};
 use crate::status::NodeEvent;
 use crate::tree_loop::{Input, LinkSender};
 use crate::tree_wire::RegisterBytes;
@@ -422,10 +421,9 @@ pub(crate) fn frames(mut tail: Bytes) -> io::Result<Vec<Frame>> {
 async fn fetch_snapshot(core: Arc<Core>, link: LinkId, address: String) -> io::Result<()> {
     let _shown = core.snapshots.show();
     let last = core.flusher.log().last_id();
-    let incoming = snapshot::fetch(&core, &address, last).await?;
-    let (sink, incoming) = snapshot::stage(&core, incoming).await?;
+    let received = snapshot::fetch(&core, &address, last).await?;
     // A task of its own: the link may end at any time, an install never stops half way.
-    tokio::spawn(install(core.clone(), link, address, sink, incoming))
+    tokio::spawn(install(core.clone(), link, address, received))
         .await
         .map_err(io::Error::other)?
 }
@@ -436,8 +434,7 @@ async fn install(
     core: Arc<Core>,
     link: LinkId,
     address: String,
-    sink: Box<dyn SnapshotSink>,
-    incoming: Incoming,
+    Received { incoming, sink }: Received,
 ) -> io::Result<()> {
     let _turn = core.apply_turn.lock().await;
     let _closed = core.following.close(link)?;

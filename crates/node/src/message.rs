@@ -11,7 +11,7 @@ use crate::tree_wire::AnswerBytes;
 use prost::{Message, Oneof};
 
 /// The version of everything between peers. A peer of another version is refused with both numbers (B12).
-pub(crate) const PROTOCOL_VERSION: u32 = 3;
+pub(crate) const PROTOCOL_VERSION: u32 = 4;
 
 /// First on every connection.
 #[derive(Clone, PartialEq, Message)]
@@ -461,7 +461,7 @@ pub(crate) struct SnapshotAsk {
     pub last: Option<LogIdBytes>,
 }
 
-/// First of a snapshot; what its chunks must be follows. With a vote it is Raft's InstallSnapshot, pushed by a leader.
+/// First of a snapshot, which may still be in the making. With a vote it is Raft's InstallSnapshot, pushed by a leader.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SnapshotOffer {
     #[prost(message, optional, tag = "1")]
@@ -469,15 +469,23 @@ pub(crate) struct SnapshotOffer {
     /// The state's position (`Applied` as bytes).
     #[prost(bytes = "bytes", tag = "2")]
     pub position: bytes::Bytes,
-    /// How many chunks there are.
-    #[prost(uint64, tag = "3")]
-    pub chunks: u64,
-    /// The digest of position and chunks.
-    #[prost(fixed64, tag = "4")]
-    pub digest: u64,
+    /// About how many bytes it has, for progress bars; 0 when unknown.
+    #[prost(uint64, tag = "5")]
+    pub expected_bytes: u64,
 }
 
-/// What a receiver lacks.
+/// What chunks must be that follow those told before; their sums are in the tail.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct SnapshotSums {
+    /// The digest of position and chunks up to here.
+    #[prost(fixed64, tag = "1")]
+    pub digest: u64,
+    /// Whether no others follow.
+    #[prost(bool, tag = "2")]
+    pub is_all: bool,
+}
+
+/// What a receiver lacks of the chunks that it was told of; nothing when it is ready to hear of others.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SnapshotWant {
     #[prost(message, repeated, tag = "1")]

@@ -316,7 +316,7 @@ impl SnapshotCounters {
 pub struct SnapshotProgress {
     /// Bytes of it that are here.
     pub received_bytes: u64,
-    /// Bytes it has; 0 until that is known.
+    /// Bytes it has; 0 until that is known, an estimate until its sender has read all of it.
     pub total_bytes: u64,
     /// Whether all is here and being installed.
     pub installing: bool,

@@ -37,14 +37,14 @@ async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
     let address = nodes[0].node.peer_address().to_string();
     let cluster_id = nodes[0].node.status().borrow().cluster_id;
 
-    let other_cluster = answer_to(&address, &hello(3, cluster_id ^ 1, 1)).await;
+    let other_cluster = answer_to(&address, &hello(4, cluster_id ^ 1, 1)).await;
     assert!(
         other_cluster.contains("belongs to cluster"),
         "{other_cluster:?}"
     );
     let other_version = answer_to(&address, &hello(7, cluster_id, 1)).await;
     assert!(
-        other_version.contains("speaks peer protocol version 3, the caller 7"),
+        other_version.contains("speaks peer protocol version 4, the caller 7"),
         "{other_version:?}"
     );
     assert_eq!(
@@ -53,7 +53,7 @@ async fn strangers_on_the_peer_port_are_refused_and_harm_nobody() {
     );
     assert_eq!(answer_to(&address, &[0xff; 4096]).await, "");
     for purpose in 1..=5 {
-        let mut garbage = hello(3, cluster_id, purpose);
+        let mut garbage = hello(4, cluster_id, purpose);
         for step in 0..200u32 {
             garbage.extend_from_slice(&step.wrapping_mul(2_654_435_761).to_le_bytes());
         }
@@ -76,7 +76,7 @@ async fn answer_nothing(address: &str, cluster_id: u64, purpose: u8, kind: u8) {
     ]
     .concat();
     let _ = stream
-        .write_all(&[hello(3, cluster_id, purpose), packet].concat())
+        .write_all(&[hello(4, cluster_id, purpose), packet].concat())
         .await;
     let mut answer = [0; 256];
     let _ = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut answer)).await;
@@ -148,11 +148,11 @@ async fn what_a_leader_seems_to_send_to_itself_is_refused() {
             ]
             .concat();
             let head = field(1, &vote);
-            send_to(address, &hello(3, cluster_id, 3), &packet(6, &head)).await;
+            send_to(address, &hello(4, cluster_id, 3), &packet(6, &head)).await;
             // As a call too: 2 is a vote, 3 a pre-vote, 4 a transfer, 5 entries.
             for call in 2..=5 {
                 let request = [vec![0x08, 1], field(call, &head)].concat();
-                send_to(address, &hello(3, cluster_id, 1), &packet(4, &request)).await;
+                send_to(address, &hello(4, cluster_id, 1), &packet(4, &request)).await;
             }
         }
         write(&nodes[0].node, 5 + number, 6 + number).await;

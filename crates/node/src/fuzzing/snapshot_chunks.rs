@@ -2,9 +2,11 @@
 
 use super::read;
 use crate::dir::Dir;
-use crate::message::{ChunkHead, SnapshotAsk, SnapshotEnd, SnapshotOffer, SnapshotWant};
+use crate::message::{
+    ChunkHead, SnapshotAsk, SnapshotEnd, SnapshotOffer, SnapshotSums, SnapshotWant,
+};
 use crate::position::Applied;
-use crate::snapshot::fuzzing::{Manifest, Receiving, numbers};
+use crate::snapshot::fuzzing::{Manifest, Receiving, numbers, to_sums};
 use crate::state_machine::Position;
 use arbitrary::Unstructured;
 use bytes::Bytes;
@@ -37,17 +39,14 @@ fn messages(input: &[u8]) {
     let _ = read::<SnapshotAsk>(input);
     let _ = read::<SnapshotEnd>(input);
     let _ = read::<ChunkHead>(input);
+    let _ = read::<SnapshotSums>(input);
     if let Some(offer) = read::<SnapshotOffer>(input) {
         position(Position(offer.position));
     }
     position(Position(Bytes::copy_from_slice(input)));
     if let Some(want) = read::<SnapshotWant>(input) {
-        let mut manifest = Manifest::new(Applied::default());
-        for number in 0..MAX_CHUNKS {
-            manifest.push(&[number as u8]).expect("a small chunk");
-        }
         for range in &want.ranges {
-            if let Ok(numbers) = numbers(range, &manifest) {
+            if let Ok(numbers) = numbers(range, MAX_CHUNKS) {
                 assert!(numbers.end <= MAX_CHUNKS, "a chunk that does not exist");
             }
         }
@@ -69,7 +68,7 @@ fn sums(script: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     while !script.is_empty() {
         let count = usize::from(script.arbitrary::<u8>()?).min(script.len());
         let piece = Bytes::copy_from_slice(script.bytes(count)?);
-        if manifest.add_piece(piece).is_err() {
+        if manifest.add_sums(piece).is_err() {
             break;
         }
     }
@@ -80,8 +79,10 @@ fn sums(script: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     }
     assert_eq!(manifest.total_bytes(), end);
     let mut again = Manifest::new(Applied::default());
-    for piece in manifest.to_pieces(3) {
-        again.add_piece(piece).expect("our own sums are read");
+    for piece in manifest.chunks().chunks(3) {
+        again
+            .add_sums(to_sums(piece))
+            .expect("our own sums are read");
     }
     assert_eq!((again.digest(), &again), (manifest.digest(), &manifest));
     Ok(())
@@ -99,9 +100,9 @@ fn transfer(script: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         }
         let mut manifest = Manifest::new(Applied::default());
         for chunk in &chunks {
-            manifest.push(chunk).expect("a small chunk");
+            manifest.push(manifest.following(chunk).expect("a small chunk"));
         }
-        let mut incoming = receiving.open(&dir, manifest.clone());
+        let mut incoming = receiving.open(&dir, &manifest);
         for _ in 0..script.int_in_range(0..=40)? {
             let number = script.int_in_range(0..=chunks.len() - 1)?;
             let mut sent = chunks[number].to_vec();
@@ -123,7 +124,9 @@ fn transfer(script: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         }
         let lacking: Vec<usize> = incoming.lacking(usize::MAX).into_iter().flatten().collect();
         for (number, chunk) in chunks.iter().enumerate() {
-            let read = incoming.read(number).expect("the disk works");
+            let told = manifest.chunks()[number];
+            let read = incoming.file().read(told, told.room());
+            let read = read.expect("the disk works");
             match lacking.contains(&number) {
                 // It may be there by chance: another snapshot's chunk that is the same.
                 true => assert!(read.is_none() || read.as_ref() == Some(chunk)),

@@ -22,6 +22,19 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// Room for its content.
+    ///
+    /// Made by a task, not by the thread that reads the chunk: memory that many threads of a pool allocate and one frees is kept by each
+    /// of them, and was seen to add up to 100 MiB.
+    pub fn room(&self) -> Vec<u8> {
+        vec![0; self.bytes as usize]
+    }
+
+    /// The digest of a snapshot whose digest up to this chunk is `before`.
+    pub fn add_to_digest(&self, before: u64) -> u64 {
+        scramble(before ^ scramble(self.hash.wrapping_add(u64::from(self.crc32c))))
+    }
+
     /// Whether `bytes` are this chunk.
     pub fn is(&self, bytes: &[u8]) -> bool {
         bytes.len() == self.bytes as usize
@@ -30,52 +43,54 @@ impl Chunk {
     }
 }
 
-/// The position a snapshot stands at, and its chunks in order.
+/// The position a snapshot stands at, and its chunks in order: all of them, or those that are known so far.
 ///
 /// Invariants: each chunk begins where the one before ends; there are at most [`MAX_CHUNKS`] of at most [`MAX_CHUNK_BYTES`] each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub at: Applied,
     chunks: Vec<Chunk>,
+    digest: u64,
 }
 
 impl Manifest {
     pub fn new(at: Applied) -> Manifest {
         Manifest {
+            digest: hash(&at.to_position().0),
             at,
             chunks: Vec::new(),
         }
     }
 
-    /// Adds the chunk that follows, and says where it lies.
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<Chunk> {
+    /// What a chunk of these bytes is, if it follows.
+    pub fn following(&self, bytes: &[u8]) -> io::Result<Chunk> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.add(length, crc32c::crc32c(bytes), hash(bytes))
+        self.checked(length, crc32c::crc32c(bytes), hash(bytes))
     }
 
-    fn add(&mut self, bytes: u32, crc32c: u32, hash: u64) -> io::Result<Chunk> {
+    fn checked(&self, bytes: u32, crc32c: u32, hash: u64) -> io::Result<Chunk> {
         if bytes == 0 || bytes > MAX_CHUNK_BYTES || self.chunks.len() as u64 >= MAX_CHUNKS {
             return Err(garbage(format!(
                 "a snapshot with a chunk of {bytes} bytes, or more than {MAX_CHUNKS} chunks"
             )));
         }
-        let chunk = Chunk {
+        Ok(Chunk {
             offset: self.total_bytes(),
             bytes,
             crc32c,
             hash,
-        };
+        })
+    }
+
+    /// Adds the chunk that follows.
+    pub fn push(&mut self, chunk: Chunk) {
+        assert_eq!(chunk.offset, self.total_bytes(), "chunks have no gaps");
+        self.digest = chunk.add_to_digest(self.digest);
         self.chunks.push(chunk);
-        Ok(chunk)
     }
 
     pub fn chunks(&self) -> &[Chunk] {
         &self.chunks
-    }
-
-    /// Room for the content of a chunk.
-    pub fn room(&self, number: usize) -> Vec<u8> {
-        vec![0; self.chunks[number].bytes as usize]
     }
 
     pub fn total_bytes(&self) -> u64 {
@@ -86,35 +101,30 @@ impl Manifest {
 
     /// One number for position and content: the same on two nodes whose snapshots are the same.
     pub fn digest(&self) -> u64 {
-        let start = hash(&self.at.to_position().0);
-        self.chunks.iter().fold(start, |digest, chunk| {
-            scramble(digest ^ scramble(chunk.hash.wrapping_add(u64::from(chunk.crc32c))))
-        })
+        self.digest
     }
 
-    /// The sums as they travel, at most `per_packet` chunks in each piece.
-    pub fn to_pieces(&self, per_packet: usize) -> impl Iterator<Item = Bytes> + '_ {
-        self.chunks.chunks(per_packet).map(|chunks| {
-            let mut piece = BytesMut::with_capacity(chunks.len() * SUMS_BYTES);
-            for chunk in chunks {
-                piece.put_u32_le(chunk.bytes);
-                piece.put_u32_le(chunk.crc32c);
-                piece.put_u64_le(chunk.hash);
-            }
-            piece.freeze()
-        })
-    }
-
-    /// Adds the chunks of a piece that a peer sent.
-    pub fn add_piece(&mut self, mut piece: Bytes) -> io::Result<()> {
-        if piece.is_empty() || !piece.len().is_multiple_of(SUMS_BYTES) {
-            return Err(garbage("half of a chunk's sums, or none".into()));
+    /// Adds the chunks whose sums a peer sent.
+    pub fn add_sums(&mut self, mut sums: Bytes) -> io::Result<()> {
+        if !sums.len().is_multiple_of(SUMS_BYTES) {
+            return Err(garbage("half of a chunk's sums".into()));
         }
-        while !piece.is_empty() {
-            self.add(piece.get_u32_le(), piece.get_u32_le(), piece.get_u64_le())?;
+        while !sums.is_empty() {
+            self.push(self.checked(sums.get_u32_le(), sums.get_u32_le(), sums.get_u64_le())?);
         }
         Ok(())
     }
+}
+
+/// The sums of chunks as they travel.
+pub(crate) fn to_sums(chunks: &[Chunk]) -> Bytes {
+    let mut sums = BytesMut::with_capacity(chunks.len() * SUMS_BYTES);
+    for chunk in chunks {
+        sums.put_u32_le(chunk.bytes);
+        sums.put_u32_le(chunk.crc32c);
+        sums.put_u64_le(chunk.hash);
+    }
+    sums.freeze()
 }
 
 /// 64 bits over a chunk, eight bytes at a time; each step is a bijection of the value before. Both ends must compute the same for ever.
@@ -146,7 +156,7 @@ mod tests {
     fn manifest(chunks: &[&[u8]]) -> Manifest {
         let mut manifest = Manifest::new(Applied::default());
         for chunk in chunks {
-            manifest.push(chunk).unwrap();
+            manifest.push(manifest.following(chunk).unwrap());
         }
         manifest
     }
@@ -170,18 +180,24 @@ mod tests {
     fn the_sums_travel_in_pieces_and_half_a_piece_is_refused() {
         let one = manifest(&[b"a", b"bc", b"def"]);
         let mut other = Manifest::new(Applied::default());
-        let pieces: Vec<Bytes> = one.to_pieces(2).collect();
+        let mut digest = other.digest();
+        let pieces: Vec<&[Chunk]> = one.chunks().chunks(2).collect();
         assert_eq!(pieces.len(), 2);
         for piece in &pieces {
-            other.add_piece(piece.clone()).unwrap();
+            digest = piece
+                .iter()
+                .fold(digest, |digest, chunk| chunk.add_to_digest(digest));
+            other.add_sums(to_sums(piece)).unwrap();
+            assert_eq!(other.digest(), digest, "told with each piece");
         }
         assert_eq!((&one, one.digest()), (&other, other.digest()));
         assert_eq!(one.total_bytes(), 6);
-        for cut in (0..SUMS_BYTES).chain(SUMS_BYTES + 1..2 * SUMS_BYTES) {
-            assert!(other.add_piece(pieces[0].slice(..cut)).is_err());
+        let sums = to_sums(pieces[0]);
+        for cut in (1..SUMS_BYTES).chain(SUMS_BYTES + 1..2 * SUMS_BYTES) {
+            assert!(other.add_sums(sums.slice(..cut)).is_err());
         }
         let giant = [&u32::MAX.to_le_bytes()[..], &[0; 12]].concat();
-        assert!(other.add_piece(giant.into()).is_err());
+        assert!(other.add_sums(giant.into()).is_err());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Raft's InstallSnapshot: a leader pushes, a voter receives and installs (Raft paper, figure 13). The transfer is that of listeners.
 
-use super::{shelf, transfer};
+use super::shelf;
+use super::transfer::{self, Received};
 use crate::core::Core;
-use crate::message::{Purpose, SnapshotEnd, SnapshotOffer};
+use crate::message::{Purpose, SnapshotEnd, SnapshotOffer, SnapshotSums};
 use crate::peer::client::Greeted;
 use crate::position::Applied;
 use crate::raft::{Consensus, VoteBytes};
@@ -48,15 +49,16 @@ pub(crate) async fn serve_push(
         .vote
         .ok_or_else(|| garbage("a leader's snapshot without its vote".into()))?;
     if let Some(own) = consensus.vote_ahead_of(vote) {
-        // It must not end what the leader of now is sending. All that it says is read first, or it would not hear the answer.
-        transfer::receive_manifest(&mut reader, offer).await?;
+        // It must not end what the leader of now is sending. What it says before it listens is read first, or it would not hear the answer.
+        let sums = reader.expect().await?;
+        sums.expect::<SnapshotSums>(Kind::SnapshotSums)?;
         let end = SnapshotEnd { vote: Some(own) };
         return write_packet(&mut writer, Kind::SnapshotEnd, &end, &[]).await;
     }
     let _shown = core.snapshots.show();
-    let incoming = transfer::receive(&core, &mut reader, &mut writer, offer).await?;
+    let Received { incoming, sink } =
+        transfer::receive(&core, &mut reader, &mut writer, offer).await?;
     core.count(|counters| counters.snapshots.received_pushed += 1);
-    let (sink, incoming) = transfer::stage(&core, incoming).await?;
     let at = incoming.manifest.at.clone();
     let vote = consensus.install(vote, sink, at.clone()).await?;
     if core.applier.state().last >= at.last {
@@ -116,10 +118,16 @@ mod tests {
                 committed: true,
             }),
             position: manifest.at.to_position().0,
-            chunks: 0,
-            digest: manifest.digest(),
+            expected_bytes: 0,
         };
         write_packet(&mut writer, Kind::SnapshotOffer, &offer, &[])
+            .await
+            .unwrap();
+        let sums = SnapshotSums {
+            digest: manifest.digest(),
+            is_all: true,
+        };
+        write_packet(&mut writer, Kind::SnapshotSums, &sums, &[])
             .await
             .unwrap();
         let answer = reader.expect().await.unwrap();

@@ -13,7 +13,7 @@ use crate::status::SnapshotProgress;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// The folder in the data directory: what is on its way, and nothing else.
@@ -27,8 +27,8 @@ pub(crate) struct Snapshots {
     dir: Dir,
     /// Numbers the files that are sent.
     files: AtomicU64,
-    /// The lock is held while a snapshot is made, so that all who come meanwhile get that one.
-    kept: Arc<tokio::sync::Mutex<Option<Kept>>>,
+    /// The lock is held until a snapshot is begun, so that all who come meanwhile get that one.
+    kept: tokio::sync::Mutex<Option<Kept>>,
     pub inbox: Inbox,
     /// Bounds the snapshots being sent at the same time.
     pub turns: Semaphore,
@@ -54,7 +54,7 @@ impl Snapshots {
         clean().map_err(|error| at_path(dir.path(), error))?;
         Ok(Snapshots {
             files: AtomicU64::new(0),
-            kept: Arc::default(),
+            kept: tokio::sync::Mutex::default(),
             inbox: Inbox::new(dir.clone(), config.blocking),
             turns: Semaphore::new(MAX_SENDING),
             throttle: Throttle::new(config.snapshot_rate),
@@ -93,16 +93,17 @@ impl Snapshots {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         format!("{SPOOL_PREFIX}.{number}")
     }
+}
 
-    /// Forgets a snapshot whose file turned out to be damaged.
-    pub async fn forget(&self, spool: &Arc<Spool>) {
-        let mut kept = self.kept.lock().await;
-        if kept
-            .as_ref()
-            .is_some_and(|kept| Arc::ptr_eq(&kept.spool, spool))
-        {
-            *kept = None;
-        }
+/// Forgets a snapshot that could not be made, or whose file turned out to be damaged: the next to ask gets a new one.
+pub(super) async fn forget(core: &Core, spool: &Arc<Spool>) {
+    let mut kept = core.snapshots.kept.lock().await;
+    if kept
+        .as_ref()
+        .is_some_and(|kept| Arc::ptr_eq(&kept.spool, spool))
+    {
+        *kept = None;
+        hold(core, &kept);
     }
 }
 
@@ -115,10 +116,10 @@ impl Drop for Shown<'_> {
     }
 }
 
-/// A snapshot from which the log here goes on: the kept one, or one made now; `None` while there is no state. All who ask at the same
-/// time share one read of the state machine.
+/// A snapshot from which the log here goes on: the kept one, or one begun now; `None` while there is no state. All who ask share one
+/// read of the state machine.
 pub(super) async fn obtain(core: &Arc<Core>) -> io::Result<Option<Arc<Spool>>> {
-    let mut kept = core.snapshots.kept.clone().lock_owned().await;
+    let mut kept = core.snapshots.kept.lock().await;
     if let Some(known) = kept.as_mut().filter(|known| known.is_of_use(core)) {
         known.used = Instant::now();
         return Ok(Some(known.spool.clone()));
@@ -131,7 +132,7 @@ pub(super) async fn obtain(core: &Arc<Core>) -> io::Result<Option<Arc<Spool>>> {
         .run(move || applier.snapshot())
         .await??
     {
-        Some((at, source)) => make(core, kept, at, source).await.map(Some),
+        Some((at, source)) => begin(core, &mut kept, at, source).await.map(Some),
         None => Ok(None),
     }
 }
@@ -142,42 +143,52 @@ pub(super) async fn exactly(
     at: Applied,
     source: Box<dyn SnapshotSource>,
 ) -> io::Result<Arc<Spool>> {
-    let mut kept = core.snapshots.kept.clone().lock_owned().await;
-    if let Some(known) = kept.as_mut().filter(|known| known.spool.manifest.at == at) {
+    let mut kept = core.snapshots.kept.lock().await;
+    let is_meant = |known: &&mut Kept| known.spool.at == at && !known.spool.has_failed();
+    if let Some(known) = kept.as_mut().filter(is_meant) {
         known.used = Instant::now();
         return Ok(known.spool.clone());
     }
-    make(core, kept, at, source).await
+    begin(core, &mut kept, at, source).await
 }
 
-/// Reads a state machine's snapshot into a file. In a task of its own: others may wait for the result when who asked is gone.
-async fn make(
+/// Begins to read a state machine's snapshot into a file, which is sent meanwhile.
+async fn begin(
     core: &Arc<Core>,
-    mut kept: OwnedMutexGuard<Option<Kept>>,
+    kept: &mut Option<Kept>,
     at: Applied,
     source: Box<dyn SnapshotSource>,
 ) -> io::Result<Arc<Spool>> {
-    // The disk space of another goes first.
-    *kept = None;
-    let core = core.clone();
-    let file = (core.snapshots.dir.clone(), core.snapshots.next_name());
-    let making = async move {
-        core.count(|counters| counters.snapshots.made += 1);
-        // Whoever takes it will want the log from there on.
-        core.keeper.hold(Some(at.next_index()));
-        let stopping = core.stopping.subscribe();
-        let blocking = core.config.blocking;
-        let write = move || Spool::write(source, at, file, blocking, || *stopping.borrow());
-        match blocking.run(write).await.flatten() {
-            Ok(spool) => Ok(keep(&core, &mut kept, Arc::new(spool))),
-            Err(error) => {
-                tracing::warn!("make a snapshot for a node that is behind: {error}");
-                hold(&core, &kept);
-                Err(error)
-            }
-        }
+    let expected_bytes = source.size_hint_bytes();
+    let name = (core.snapshots.dir.clone(), core.snapshots.next_name());
+    let create = move || Spool::create(at, expected_bytes, name);
+    let spool = Arc::new(core.config.blocking.run(create).await.flatten()?);
+    core.count(|counters| counters.snapshots.made += 1);
+    tokio::spawn(fill(core.clone(), spool.clone(), source));
+    // Another gives its disk space back before this one needs any. Whoever takes this one will want the log from there on.
+    Ok(keep(core, kept, spool))
+}
+
+async fn fill(core: Arc<Core>, spool: Arc<Spool>, source: Box<dyn SnapshotSource>) {
+    let wanted = Arc::downgrade(&spool);
+    let blocking = core.config.blocking;
+    let stopping = core.stopping.subscribe();
+    let fill = move || {
+        // It is wanted as long as it is kept, or somebody sends it.
+        let stop = || *stopping.borrow() || Arc::strong_count(&spool) == 1;
+        spool.fill(source, blocking, stop)
     };
-    tokio::spawn(making).await.map_err(io::Error::other)?
+    let filled = blocking.run(fill).await.flatten();
+    let Some(spool) = wanted.upgrade() else {
+        return;
+    };
+    spool.end(&filled);
+    if let Err(error) = filled {
+        if !*core.stopping.borrow() {
+            tracing::warn!("make a snapshot for a node that is behind: {error}");
+        }
+        forget(&core, &spool).await;
+    }
 }
 
 fn keep(core: &Core, kept: &mut Option<Kept>, spool: Arc<Spool>) -> Arc<Spool> {
@@ -196,12 +207,12 @@ fn hold(core: &Core, kept: &Option<Kept>) {
 
 impl Kept {
     fn next_index(&self) -> u64 {
-        self.spool.manifest.at.next_index()
+        self.spool.at.next_index()
     }
 
     /// Whether who installs it finds the log here to go on from.
     fn is_of_use(&self, core: &Core) -> bool {
-        self.next_index() >= core.flusher.log().first_index()
+        !self.spool.has_failed() && self.next_index() >= core.flusher.log().first_index()
     }
 }
 
@@ -210,7 +221,7 @@ pub(crate) async fn tidy(core: Arc<Core>) {
     loop {
         tokio::time::sleep(TIDY_INTERVAL).await;
         core.snapshots.inbox.tidy();
-        // One that is being made is not kept yet.
+        // Whoever has it will look at the same things.
         let Ok(mut kept) = core.snapshots.kept.try_lock() else {
             continue;
         };

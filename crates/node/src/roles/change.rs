@@ -302,7 +302,14 @@ impl Change<'_> {
         let before = self.settled().await?;
         let me = self.core.node_id;
         let candidates: Vec<Member> = match to {
-            Some(to) if to.id == me => return Ok(format!("{} leads already", to.label())),
+            // An earlier leader, whose lines the asker has seen, may have handed on to this one.
+            Some(to) if to.id == me => {
+                let already = match self.run.ask.run {
+                    0 => " already",
+                    _ => "",
+                };
+                return Ok(format!("{} leads{already}", to.label()));
+            }
             Some(to) if !before.is_voter(to.id) => {
                 let label = to.label();
                 return refused(format!(

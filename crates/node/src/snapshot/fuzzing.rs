@@ -1,7 +1,7 @@
 //! A way for the fuzzer to receive a snapshot without a node. Built for tests and fuzzers only.
 
 pub(crate) use super::manifest::{Manifest, to_sums};
-pub(crate) use super::transfer::numbers;
+pub(crate) use super::send::numbers;
 
 use super::incoming::Incoming;
 use crate::blocking::Interrupt;

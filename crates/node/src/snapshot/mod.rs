@@ -47,15 +47,18 @@ pub(crate) mod fuzzing;
 mod incoming;
 mod manifest;
 mod push;
+mod receive;
+mod send;
 mod shelf;
 mod spool;
+mod stage;
 mod throttle;
-mod transfer;
 
 pub(crate) use incoming::is_full;
 pub(crate) use push::{push, serve_push};
+pub(crate) use receive::{Received, fetch};
+pub(crate) use send::serve;
 pub(crate) use shelf::{DIR_NAME, Snapshots, tidy};
-pub(crate) use transfer::{Received, fetch, serve};
 
 use std::time::Duration;
 

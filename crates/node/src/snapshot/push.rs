@@ -1,7 +1,8 @@
 //! Raft's InstallSnapshot: a leader pushes, a voter receives and installs (Raft paper, figure 13). The transfer is that of listeners.
 
+use super::receive::{Received, receive};
+use super::send::send;
 use super::shelf;
-use super::transfer::{self, Received};
 use crate::core::Core;
 use crate::message::{Purpose, SnapshotEnd, SnapshotOffer, SnapshotSums};
 use crate::peer::client::Greeted;
@@ -32,7 +33,7 @@ pub(crate) async fn push(
         .await
         .map_err(io::Error::other)?;
     core.count(|counters| counters.snapshots.pushed += 1);
-    let end = transfer::send(core, &mut reader, &mut writer, Some(vote), &spool).await?;
+    let end = send(core, &mut reader, &mut writer, Some(vote), &spool).await?;
     end.vote
         .ok_or_else(|| garbage("a snapshot's receipt without a vote".into()))
 }
@@ -56,8 +57,7 @@ pub(crate) async fn serve_push(
         return write_packet(&mut writer, Kind::SnapshotEnd, &end, &[]).await;
     }
     let _shown = core.snapshots.show();
-    let Received { incoming, sink } =
-        transfer::receive(&core, &mut reader, &mut writer, offer).await?;
+    let Received { incoming, sink } = receive(&core, &mut reader, &mut writer, offer).await?;
     core.count(|counters| counters.snapshots.received_pushed += 1);
     let at = incoming.manifest.at.clone();
     let vote = consensus.install(vote, sink, at.clone()).await?;

@@ -115,7 +115,7 @@ impl Group {
             if member.server.is_none() {
                 let mut command = member.program.command();
                 command.args(&member.arguments);
-                let log = self.directory.path().join(format!("{}.log", member.name));
+                let log = log_file(&self.directory, &member.name);
                 member.server = Some(Server::start(&member.name, command, &log));
             }
         }
@@ -281,14 +281,25 @@ impl Group {
             }
             if Instant::now() > deadline {
                 return Err(Failure::failed(format!(
-                    "{} has no leader after {} s; its logs are in {}",
+                    "{} has no leader after {} s; {}",
                     self.side(),
                     READY.as_secs(),
-                    self.directory.path().display()
+                    self.last_said()
                 )));
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The last line of each member's log. The files themselves go with the group.
+    fn last_said(&self) -> String {
+        let said = self.members.iter().map(|member| {
+            let log = std::fs::read(log_file(&self.directory, &member.name)).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let last = log.lines().next_back().unwrap_or("nothing");
+            format!("{} said last: {last}", member.name)
+        });
+        said.collect::<Vec<_>>().join("; ")
     }
 
     /// Where clients reach a member.
@@ -354,6 +365,10 @@ fn sum_of(page: &str, name: &str) -> f64 {
     samples
         .filter_map(|(_, value)| value.parse::<f64>().ok())
         .sum()
+}
+
+fn log_file(directory: &TempDir, member: &str) -> std::path::PathBuf {
+    directory.path().join(format!("{member}.log"))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use super::{FILE_NAME, INSTALLING_PREFIX, Shared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use eaves::{Position, SnapshotSink, SnapshotSource};
 use eaves_log::Disk;
+use eaves_log::disk::BULK_SYNC_BYTES;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ const BEGIN: u8 = b'B';
 const RECORDS: u8 = b'R';
 const END: u8 = b'E';
 
-/// Bytes of records received between two syncs.
-const SYNC_BYTES: u64 = 16 << 20;
+/// Bytes of records received between two syncs; redb writes up to twice as many.
+const SYNC_BYTES: u64 = BULK_SYNC_BYTES;
 
 /// No store comes to a greater revision: there always is a next one.
 const MAX_REVISION: i64 = i64::MAX / 2;
@@ -305,8 +306,8 @@ impl Sink {
                 Ok(())
             })
         })?;
-        // Nothing depends on this file before `finish`. It is synced now and then all the same: redb remembers every page since the
-        // last time, and the disk has others to serve.
+        // Nothing depends on this file before `finish`. It is synced often all the same: a commit gives all of its pages to the disk at
+        // once, and the log's flushes would wait behind them.
         match self.unsynced_bytes < SYNC_BYTES {
             true => writer.commit_unsynced()?,
             false => {

@@ -1,13 +1,14 @@
 //! A snapshot being received: a file whose chunks are proven against what the sender says they must be.
 
+use super::HALF_KEPT_FOR;
 use super::manifest::{Chunk, Manifest};
 use super::spool::{Spool, at_path, read_chunk, remove};
-use super::{HALF_KEPT_FOR, SYNC_BYTES};
 use crate::blocking::{Blocking, Interrupt};
 use crate::dir::Dir;
 use crate::position::Applied;
 use bytes::Bytes;
 use eaves_log::DiskFile;
+use eaves_log::disk::BULK_SYNC_BYTES;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -174,7 +175,7 @@ impl Incoming {
         file.write_all_at(bytes, chunk.offset)
             .map_err(at_file(dir))?;
         self.unsynced_bytes += u64::from(chunk.bytes);
-        if self.unsynced_bytes >= SYNC_BYTES {
+        if self.unsynced_bytes >= BULK_SYNC_BYTES {
             file.sync_data().map_err(at_file(dir))?;
             self.unsynced_bytes = 0;
         }

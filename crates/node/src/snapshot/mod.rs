@@ -22,7 +22,7 @@
 //! could be wrong: a cut connection, a restarted receiver, a damaged chunk and another sender whose content is the same, as a whole or in
 //! part, are one case. A state machine that cuts equal states into equal chunks, on every node, gets the last of these for nothing.
 //!
-//! **A file between state and network.** The state is read once, at half the speed of the disk, however many want it and however slow they are;
+//! **A file between state and network.** The state is read once, on a thread that gives way to others, however many want it and however slow they are;
 //! who comes later gets the same file from its beginning, as long as the log goes on from there. The read of the state ends soon, so the
 //! state file does not grow under a transfer that takes an hour. The price is the disk space of one more copy, for as long as somebody
 //! takes it and [`KEPT_FOR`] beyond.
@@ -88,6 +88,3 @@ const HALF_KEPT_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// How often it is looked at what is no longer needed.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Bytes written to a file of chunks between two syncs: a disk that is given a gigabyte at once holds up the log's flushes.
-const SYNC_BYTES: u64 = 4 << 20;

@@ -6,7 +6,7 @@
 use super::incoming::{Incoming, is_full};
 use super::manifest::Chunk;
 use super::stage::stage;
-use crate::blocking::Interrupt;
+use crate::blocking::{Bulk, Interrupt};
 use crate::core::Core;
 use crate::message::{
     ChunkHead, ChunkRange, Purpose, Reject, SnapshotAsk, SnapshotEnd, SnapshotOffer, SnapshotSums,
@@ -184,6 +184,7 @@ async fn receive_all(
     arrived: UnboundedSender<Chunk>,
     expected_bytes: u64,
 ) -> Result<Incoming, Broken> {
+    let bulk = core.config.blocking.bulk().map_err(Broken::ForGood)?;
     let mut resumed = false;
     loop {
         let packet = reader.expect().await?;
@@ -208,7 +209,15 @@ async fn receive_all(
             true => known_bytes,
             false => expected_bytes.max(known_bytes),
         };
-        incoming = receive_lacking(core, reader, writer, incoming, (&arrived, total_bytes)).await?;
+        incoming = receive_lacking(
+            core,
+            &bulk,
+            reader,
+            writer,
+            incoming,
+            (&arrived, total_bytes),
+        )
+        .await?;
         if sums.is_all {
             show_progress(core, total_bytes, total_bytes, true);
             return Ok(incoming);
@@ -244,6 +253,7 @@ async fn learn(
 /// Receives those of the known chunks that are not here.
 async fn receive_lacking(
     core: &Arc<Core>,
+    bulk: &Bulk,
     reader: &mut PacketReader,
     writer: &mut (dyn AsyncWrite + Send + Unpin),
     mut incoming: Incoming,
@@ -267,7 +277,7 @@ async fn receive_lacking(
         write_packet(writer, Kind::SnapshotWant, &want, &[]).await?;
         let before = incoming.proven_bytes();
         for number in lacking.into_iter().flatten() {
-            incoming = receive_chunk(core, incoming, number, reader.expect().await?).await?;
+            incoming = receive_chunk(core, bulk, incoming, number, reader.expect().await?).await?;
             hand_on(&mut incoming, arrived);
             show_progress(core, incoming.proven_bytes(), total_bytes, false);
         }
@@ -299,6 +309,7 @@ fn show_progress(core: &Core, received_bytes: u64, total_bytes: u64, installing:
 /// Puts a chunk into its place; one that arrived damaged stays lacking.
 async fn receive_chunk(
     core: &Core,
+    bulk: &Bulk,
     mut incoming: Incoming,
     number: usize,
     packet: Packet,
@@ -315,7 +326,7 @@ async fn receive_chunk(
         Ok(is_good) => Ok((incoming, is_good)),
         Err(error) => Err(incoming.give_up(error)),
     };
-    let (incoming, is_good) = core.config.blocking.run(write).await??;
+    let (incoming, is_good) = bulk.run(write).await??;
     core.count(|counters| {
         counters.snapshots.received_bytes += length;
         match is_good {

@@ -22,6 +22,7 @@ use super::manifest::{Manifest, to_sums};
 use super::shelf;
 use super::spool::Spool;
 use super::{CHUNK_TIMEOUT, SILENCE_TIMEOUT};
+use crate::blocking::Bulk;
 use crate::core::Core;
 use crate::message::{
     ChunkHead, ChunkRange, Reason, Reject, SnapshotAsk, SnapshotEnd, SnapshotOffer, SnapshotSums,
@@ -107,7 +108,10 @@ pub(super) async fn send(
     write_packet(writer, Kind::SnapshotOffer, &offer, &[]).await?;
     let mut digest = Manifest::new(spool.at.clone()).digest();
     let mut told = 0;
-    let mut room = Vec::new();
+    let mut chunk_reader = ChunkReader {
+        bulk: core.config.blocking.bulk()?,
+        room: Vec::new(),
+    };
     loop {
         let (chunks, is_all) = match spool.chunks_from(told, SUMS_PER_PACKET).await {
             Ok(told) => told,
@@ -124,7 +128,16 @@ pub(super) async fn send(
         let head = SnapshotSums { digest, is_all };
         write_packet(writer, Kind::SnapshotSums, &head, &[to_sums(&chunks)]).await?;
         let known = (spool, told);
-        match send_wanted(core, reader, writer, known, &mut room, vote.is_some()).await? {
+        match send_wanted(
+            core,
+            reader,
+            writer,
+            known,
+            &mut chunk_reader,
+            vote.is_some(),
+        )
+        .await?
+        {
             Some(end) => return Ok(end),
             None if is_all => {
                 return Err(garbage(
@@ -142,7 +155,7 @@ async fn send_wanted(
     reader: &mut PacketReader,
     writer: &mut (dyn AsyncWrite + Send + Unpin),
     (spool, told): (&Arc<Spool>, usize),
-    room: &mut Vec<u8>,
+    chunk_reader: &mut ChunkReader,
     is_pushed: bool,
 ) -> io::Result<Option<SnapshotEnd>> {
     loop {
@@ -170,7 +183,7 @@ async fn send_wanted(
                         "this voter leads now, it feeds no listeners (S10)",
                     ));
                 }
-                send_chunk(core, writer, (spool, number), room, is_pushed).await?;
+                send_chunk(core, writer, (spool, number), chunk_reader, is_pushed).await?;
             }
         }
     }
@@ -186,20 +199,27 @@ pub(crate) fn numbers(range: &ChunkRange, known: usize) -> io::Result<std::ops::
     Ok(range.first as usize..end as usize)
 }
 
-/// Sends one chunk. `room` is the same for all chunks of a transfer: a new one for each, among all the small allocations of a node that
-/// works, was seen to leave holes of hundreds of MiB in the heap.
+/// What one transfer reads its chunks with.
+struct ChunkReader {
+    bulk: Bulk,
+    /// The same for all chunks: a new one for each, among all the small allocations of a node that works, was seen to leave holes of
+    /// hundreds of MiB in the heap.
+    room: Vec<u8>,
+}
+
+/// Sends one chunk.
 async fn send_chunk(
     core: &Core,
     writer: &mut (dyn AsyncWrite + Send + Unpin),
     (spool, number): (&Arc<Spool>, usize),
-    room: &mut Vec<u8>,
+    chunk_reader: &mut ChunkReader,
     is_pushed: bool,
 ) -> io::Result<()> {
     let chunk = spool.chunk(number);
-    let (reading, mut taken) = (spool.clone(), std::mem::take(room));
-    taken.resize(chunk.bytes as usize, 0);
-    let reading = move || reading.read(chunk, taken);
-    let bytes = match core.config.blocking.run(reading).await.flatten() {
+    let (reading, mut room) = (spool.clone(), std::mem::take(&mut chunk_reader.room));
+    room.resize(chunk.bytes as usize, 0);
+    let reading = move || reading.read(chunk, room);
+    let bytes = match chunk_reader.bulk.run(reading).await.flatten() {
         Ok(bytes) => bytes,
         Err(error) => {
             shelf::forget(core, spool).await;
@@ -217,7 +237,7 @@ async fn send_chunk(
         .await
         .map_err(|_| timed_out("the receiver of a snapshot takes nothing"))??;
     let [bytes] = pieces;
-    *room = bytes.into();
+    chunk_reader.room = bytes.into();
     core.count(|counters| match is_pushed {
         true => counters.snapshots.pushed_bytes += length,
         false => counters.snapshots.served_bytes += length,

@@ -1,13 +1,14 @@
 //! A snapshot as a file of chunks, to be sent to any number of receivers, from the moment in which its first chunk is there.
 
+use super::CHUNK_BYTES;
 use super::manifest::{Chunk, Manifest};
-use super::{CHUNK_BYTES, SYNC_BYTES};
 use crate::blocking::Blocking;
 use crate::dir::Dir;
 use crate::position::Applied;
 use crate::state_machine::SnapshotSource;
 use bytes::Bytes;
 use eaves_log::DiskFile;
+use eaves_log::disk::BULK_SYNC_BYTES;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Spool {
             self.content
                 .send_modify(|content| content.manifest.push(chunk));
             unsynced_bytes += u64::from(chunk.bytes);
-            if unsynced_bytes >= SYNC_BYTES {
+            if unsynced_bytes >= BULK_SYNC_BYTES {
                 let synced = self.file.sync_data();
                 synced.map_err(|error| at_path(&self.path(), error))?;
                 unsynced_bytes = 0;

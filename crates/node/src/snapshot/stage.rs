@@ -18,6 +18,7 @@ pub(super) async fn stage(
     mut arrived: UnboundedReceiver<Chunk>,
 ) -> Result<Box<dyn SnapshotSink>, Broken> {
     let blocking = core.config.blocking;
+    let bulk = blocking.bulk().map_err(Broken::ForGood)?;
     let mut half = Half {
         sink: None,
         blocking,
@@ -26,7 +27,7 @@ pub(super) async fn stage(
         let chunk = arrived.recv().await.map(|chunk| (chunk, chunk.room()));
         let is_end = chunk.is_none();
         let (sink, applier, file) = (half.sink.take(), core.applier.clone(), file.clone());
-        let staging = blocking.run(move || {
+        let staging = bulk.run(move || {
             let spell = blocking.begin_spell();
             let staged = stage_chunk(&applier, sink, &file, chunk);
             let staged = staged.map_err(|error| file.give_up(error));

@@ -11,8 +11,10 @@ use eaves::{
     Command, Config, Node, Position, Role, SmallMachine, SnapshotCounters, SnapshotSink,
     SnapshotSource, StateMachine,
 };
+use eaves_log::sim::SimDisk;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -319,6 +321,73 @@ async fn what_a_leader_pushes_is_resumed_too() {
     );
 }
 
+/// It says so, and is given up, instead of being asked at once for the same again.
+#[tokio::test]
+async fn a_sender_that_cannot_make_its_snapshot_is_given_up() {
+    let cluster = Cluster::new(3);
+    // Nobody else has a place.
+    let mut voters = voters_without_old_log(&cluster, |config| config.capacity = 0).await;
+    let name = voters[1].node.status().borrow().name.clone();
+    voters[1].node.shutdown().await;
+    drop(voters.remove(1));
+    let ledger = SmallMachine::open(&common::state_file(&cluster.data_dir(&name))).unwrap();
+    let broken = Unreadable {
+        ledger: ledger.clone(),
+        is_broken: Arc::new(AtomicBool::new(true)),
+        failures: Arc::default(),
+    };
+    let config = small_log(cluster.voter(&name));
+    let node = Node::start(config, Arc::new(broken.clone())).await.unwrap();
+    let upstream = Running { node, ledger };
+    converged(&[&voters[0], &upstream], COMMANDS).await;
+    let (config, _) = below(&cluster, "l1", &upstream, Fault::None);
+    let listener = cluster.start(config).await;
+    eventually("it has been asked three times", async || {
+        broken.failures.load(Ordering::Relaxed) >= 3
+    })
+    .await;
+    let failures = broken.failures.load(Ordering::Relaxed);
+    let moves = listener.node.counters().moves;
+    assert!(
+        failures <= moves.total() + 1,
+        "{failures} failed, {moves:?}"
+    );
+    broken.is_broken.store(false, Ordering::Relaxed);
+    converged(&[&voters[0], &listener], COMMANDS).await;
+    assert_eq!(counters(&listener).received_new, 1);
+}
+
+/// A full disk is not a cut connection: to go on would fill it again. What has come makes room at once for what matters more.
+#[tokio::test]
+async fn a_full_disk_ends_a_transfer_which_begins_anew_when_there_is_room() {
+    const SPACE: u64 = STATE_BYTES / 2;
+    let cluster = Cluster::new(3);
+    let voters = voters_without_old_log(&cluster, |_| {}).await;
+    let (mut config, _) = below(&cluster, "l1", &voters[1], Fault::None);
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(SPACE));
+    config.disk = Arc::new(disk.clone());
+    let listener = cluster.start(config).await;
+    eventually("it has given up twice", async || {
+        listener.node.counters().moves.total() >= 2
+    })
+    .await;
+    let served: u64 = voters.iter().map(|voter| counters(voter).served()).sum();
+    let given_up = listener.node.counters().moves.total();
+    assert!(
+        served <= given_up + 1,
+        "begun {served} times, and given up {given_up}"
+    );
+    eventually("what was half received is gone", async || {
+        disk.used_bytes() < SPACE / 2
+    })
+    .await;
+    disk.set_capacity(None);
+    converged(&[&voters[0], &listener], COMMANDS).await;
+    let received = counters(&listener);
+    assert_eq!((received.received_new, received.resumed), (1, 0));
+}
+
 /// What is on disk at each step of a receipt and an install, as a crash there would leave it. A node starts from every one of them.
 #[tokio::test]
 async fn a_crash_at_any_step_leaves_a_node_that_starts_again() {
@@ -428,6 +497,67 @@ fn copy_dir(from: &Path, to: &Path) {
             true => copy_dir(&entry.path(), &to),
             false => drop(std::fs::copy(entry.path(), to).unwrap()),
         }
+    }
+}
+
+/// A state whose copy cannot be read beyond its first chunks.
+#[derive(Clone)]
+struct Unreadable {
+    ledger: SmallMachine<History>,
+    is_broken: Arc<AtomicBool>,
+    failures: Arc<AtomicU64>,
+}
+
+impl StateMachine for Unreadable {
+    fn position(&self) -> Option<Position> {
+        self.ledger.position()
+    }
+
+    fn apply(
+        &self,
+        commands: &[Command],
+        index: u64,
+        position: Position,
+    ) -> io::Result<Vec<Bytes>> {
+        self.ledger.apply(commands, index, position)
+    }
+
+    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
+        self.ledger.persist(durable_index)
+    }
+
+    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
+        Ok(Box::new(UnreadableSource {
+            machine: self.clone(),
+            inner: self.ledger.snapshot()?,
+            chunks: 3,
+        }))
+    }
+
+    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
+        self.ledger.install()
+    }
+}
+
+struct UnreadableSource {
+    machine: Unreadable,
+    inner: Box<dyn SnapshotSource>,
+    /// Those that can be read while it is broken.
+    chunks: u32,
+}
+
+impl SnapshotSource for UnreadableSource {
+    fn position(&self) -> Position {
+        self.inner.position()
+    }
+
+    fn next_chunk(&mut self, max_bytes: usize) -> io::Result<Option<Bytes>> {
+        if self.chunks == 0 && self.machine.is_broken.load(Ordering::Relaxed) {
+            self.machine.failures.fetch_add(1, Ordering::Relaxed);
+            return Err(io::Error::other("the disk cannot be read"));
+        }
+        self.chunks = self.chunks.saturating_sub(1);
+        self.inner.next_chunk(max_bytes)
     }
 }
 

@@ -18,7 +18,7 @@ const DEFAULT_CAPACITY: u32 = 32;
 /// Names are shown in tables and carried by messages.
 const MAX_NAME_BYTES: usize = 128;
 /// The smallest segment that keeps the cost of a new file small, and the largest that retention can still work by.
-const SEGMENT_MIN_BYTES: u64 = 1 << 20;
+pub const SEGMENT_MIN_BYTES: u64 = 1 << 20;
 const SEGMENT_MAX_BYTES: u64 = 1 << 30;
 /// The library's defaults.
 const DEFAULT_SEGMENT_BYTES: u64 = 32 << 20;

@@ -9,7 +9,7 @@ use std::time::Duration;
 const DEFAULT_HEARTBEAT_MS: u64 = 100;
 const DEFAULT_ELECTION_MS: u64 = 500;
 /// As in etcd: an election needs several heartbeats' time, and nobody waits longer than this.
-const HEARTBEATS_PER_ELECTION: u64 = 5;
+pub const HEARTBEATS_PER_ELECTION: u64 = 5;
 const MAX_ELECTION_MS: u64 = 50_000;
 /// Entries between two snapshots, the default of etcd 3.6.
 const DEFAULT_SNAPSHOT_COUNT: u64 = 10_000;

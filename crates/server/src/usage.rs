@@ -2,20 +2,25 @@
 
 use crate::cli::Cli;
 use crate::failure::Failure;
+use crate::node_flags::SEGMENT_MIN_BYTES;
+use crate::raft_flags::HEARTBEATS_PER_ELECTION;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 use std::error::Error;
 use std::ffi::OsString;
 
 /// Flags that do not take 0 either, and the least that they take: their own checks refuse 0, and never see what is below.
-const LEASTS: &[(&str, u32)] = &[
+const LEASTS: &[(&str, u64)] = &[
     ("--base-port", 1),
     ("--changes", 1),
     ("--clients", 1),
     ("--command-timeout", 1),
     ("--connections", 1),
+    ("--election-timeout", HEARTBEATS_PER_ELECTION),
     ("--heartbeat-interval", 1),
     ("--key-space", 1),
+    ("--log-retention-bytes", SEGMENT_MIN_BYTES),
+    ("--log-segment-bytes", SEGMENT_MIN_BYTES),
     ("--max-answer-memory", 2),
     ("--max-calls", 1),
     ("--max-connections", 1),
@@ -100,6 +105,9 @@ mod tests {
         assert_eq!(up, "--voters: -3 is below 1; give 1 or more");
         let serve = refused(&["eaves", "serve", "--max-watch-streams", "-1"]);
         assert_eq!(serve, "--max-watch-streams: -1 is below 1; give 1 or more");
+        let log = refused(&["eaves", "listen", "--log-segment-bytes", "-1"]);
+        let least = "--log-segment-bytes: -1 is below 1048576; give 1048576 or more";
+        assert_eq!(log, least);
     }
 
     #[test]

@@ -159,3 +159,40 @@ async fn half_a_message_that_stays_half_ends_its_stream_and_a_silent_one_goes_on
     assert_eq!((&*code, &*text), ("14", "etcdserver: request timed out"));
     assert_eq!(connection.clients.counts().watch_streams, 1);
 }
+
+/// CVE-2023-44487, and a client with short deadlines, which is no attack.
+#[tokio::test]
+async fn given_up_calls_are_forgotten_with_time_and_too_many_at_once_end_a_connection() {
+    const UNANSWERED: u32 = 4;
+    let mut connection = Connection::new(ClientLimits::default()).await;
+    connection.driver.http2 = ServerConnection::new(Limits {
+        unanswered_resets: UNANSWERED,
+        ..LIMITS
+    });
+    for _ in 0..3 {
+        for _ in 0..UNANSWERED {
+            assert!(give_up_a_call(&mut connection).await.is_pending());
+        }
+        tokio::time::pause();
+        tokio::time::advance(PING_INTERVAL + Duration::from_secs(1)).await;
+        assert!(connection.turn().await.is_pending());
+        tokio::time::resume();
+    }
+    for _ in 0..UNANSWERED {
+        assert!(give_up_a_call(&mut connection).await.is_pending());
+    }
+    let _ = give_up_a_call(&mut connection).await;
+    let heard = connection.heard();
+    assert!(
+        heard.iter().any(|heard| leave(heard).is_some()),
+        "{heard:?}"
+    );
+}
+
+/// Makes a call that nobody answers, and resets it; how the connection is then.
+async fn give_up_a_call(connection: &mut Connection) -> Poll<io::Result<()>> {
+    let stream = connection.call(GATE, &RangeRequest::default()).await;
+    assert!(connection.turn().await.is_pending());
+    connection.reset(stream).await;
+    connection.turn().await
+}

@@ -4,12 +4,12 @@
 mod common;
 
 use bytes::Bytes;
+use common::altered::Altered;
 use common::faults::{Fault, Faulty};
 use common::memory::{Memory, UNDER_WAY_BYTES};
 use common::{Cluster, History, Running, converged, eventually};
 use eaves::{
-    Command, Config, Node, Position, Role, SmallMachine, SnapshotCounters, SnapshotSink,
-    SnapshotSource, StateMachine,
+    Config, Node, Position, Role, SmallMachine, SnapshotCounters, SnapshotSink, SnapshotSource,
 };
 use eaves_log::sim::SimDisk;
 use std::io;
@@ -331,28 +331,36 @@ async fn a_sender_that_cannot_make_its_snapshot_is_given_up() {
     voters[1].node.shutdown().await;
     drop(voters.remove(1));
     let ledger = SmallMachine::open(&common::state_file(&cluster.data_dir(&name))).unwrap();
-    let broken = Unreadable {
-        ledger: ledger.clone(),
-        is_broken: Arc::new(AtomicBool::new(true)),
-        failures: Arc::default(),
-    };
+    let reading = Reading::default();
+    reading.is_broken.store(true, Ordering::Relaxed);
+    let mut machine = Altered::new(ledger.clone());
+    machine.source = Box::new({
+        let reading = reading.clone();
+        move |inner| {
+            Box::new(UnreadableSource {
+                reading: reading.clone(),
+                inner,
+                chunks: 3,
+            })
+        }
+    });
     let config = small_log(cluster.voter(&name));
-    let node = Node::start(config, Arc::new(broken.clone())).await.unwrap();
+    let node = Node::start(config, Arc::new(machine)).await.unwrap();
     let upstream = Running { node, ledger };
     converged(&[&voters[0], &upstream], COMMANDS).await;
     let (config, _) = below(&cluster, "l1", &upstream, Fault::None);
     let listener = cluster.start(config).await;
     eventually("it has been asked three times", async || {
-        broken.failures.load(Ordering::Relaxed) >= 3
+        reading.failures.load(Ordering::Relaxed) >= 3
     })
     .await;
-    let failures = broken.failures.load(Ordering::Relaxed);
+    let failures = reading.failures.load(Ordering::Relaxed);
     let moves = listener.node.counters().moves;
     assert!(
         failures <= moves.total() + 1,
         "{failures} failed, {moves:?}"
     );
-    broken.is_broken.store(false, Ordering::Relaxed);
+    reading.is_broken.store(false, Ordering::Relaxed);
     converged(&[&voters[0], &listener], COMMANDS).await;
     assert_eq!(counters(&listener).received_new, 1);
 }
@@ -397,13 +405,14 @@ async fn a_crash_at_any_step_leaves_a_node_that_starts_again() {
     std::fs::create_dir_all(&config.data_dir).unwrap();
     let ledger = SmallMachine::open(&common::state_file(&config.data_dir)).unwrap();
     let camera = Camera {
-        ledger: ledger.clone(),
         data_dir: config.data_dir.clone(),
         images: cluster.dir.path().join("images"),
         taken: Arc::default(),
         is_broken: false,
     };
-    let node = Node::start(config, Arc::new(camera.clone())).await.unwrap();
+    let node = Node::start(config, camera.over(ledger.clone()))
+        .await
+        .unwrap();
     let watched = Running { node, ledger };
     converged(&[&voters[0], &watched], COMMANDS).await;
     let images = camera.taken.lock().unwrap().clone();
@@ -448,13 +457,14 @@ async fn an_install_that_fails_at_its_very_end_stops_the_node_which_starts_again
     std::fs::create_dir_all(&config.data_dir).unwrap();
     let ledger = SmallMachine::open(&common::state_file(&config.data_dir)).unwrap();
     let camera = Camera {
-        ledger,
         data_dir: config.data_dir.clone(),
         images: cluster.dir.path().join("images"),
         taken: Arc::default(),
         is_broken: true,
     };
-    let node = Node::start(config.clone(), Arc::new(camera)).await.unwrap();
+    let node = Node::start(config.clone(), camera.over(ledger))
+        .await
+        .unwrap();
     eventually("the node stops", async || {
         let pause = Duration::from_millis(10);
         tokio::time::timeout(pause, node.stopped()).await.is_ok()
@@ -467,10 +477,9 @@ async fn an_install_that_fails_at_its_very_end_stops_the_node_which_starts_again
     assert_eq!(counters(&again).received(), 0, "only the log had to follow");
 }
 
-/// A state machine that copies the data directory at the steps of an install.
+/// Copies the data directory at the steps of an install.
 #[derive(Clone)]
 struct Camera {
-    ledger: SmallMachine<History>,
     data_dir: PathBuf,
     images: PathBuf,
     taken: Arc<Mutex<Vec<&'static str>>>,
@@ -479,6 +488,18 @@ struct Camera {
 }
 
 impl Camera {
+    /// The ledger, whose installs are watched.
+    fn over(&self, ledger: SmallMachine<History>) -> Arc<Altered> {
+        let (camera, mut machine) = (self.clone(), Altered::new(ledger));
+        machine.sink = Box::new(move |inner| {
+            Box::new(CameraSink {
+                camera: camera.clone(),
+                inner,
+            })
+        });
+        Arc::new(machine)
+    }
+
     fn take(&self, name: &'static str) {
         let mut taken = self.taken.lock().unwrap();
         if !taken.contains(&name) {
@@ -500,49 +521,18 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// A state whose copy cannot be read beyond its first chunks.
-#[derive(Clone)]
-struct Unreadable {
-    ledger: SmallMachine<History>,
+/// Whether states can be read, and how often one could not.
+#[derive(Clone, Default)]
+struct Reading {
     is_broken: Arc<AtomicBool>,
     failures: Arc<AtomicU64>,
 }
 
-impl StateMachine for Unreadable {
-    fn position(&self) -> Option<Position> {
-        self.ledger.position()
-    }
-
-    fn apply(
-        &self,
-        commands: &[Command],
-        index: u64,
-        position: Position,
-    ) -> io::Result<Vec<Bytes>> {
-        self.ledger.apply(commands, index, position)
-    }
-
-    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
-        self.ledger.persist(durable_index)
-    }
-
-    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
-        Ok(Box::new(UnreadableSource {
-            machine: self.clone(),
-            inner: self.ledger.snapshot()?,
-            chunks: 3,
-        }))
-    }
-
-    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
-        self.ledger.install()
-    }
-}
-
+/// A copy of a state that cannot be read beyond its first chunks while that is broken.
 struct UnreadableSource {
-    machine: Unreadable,
+    reading: Reading,
     inner: Box<dyn SnapshotSource>,
-    /// Those that can be read while it is broken.
+    /// Those that can be read all the same.
     chunks: u32,
 }
 
@@ -552,43 +542,12 @@ impl SnapshotSource for UnreadableSource {
     }
 
     fn next_chunk(&mut self, max_bytes: usize) -> io::Result<Option<Bytes>> {
-        if self.chunks == 0 && self.machine.is_broken.load(Ordering::Relaxed) {
-            self.machine.failures.fetch_add(1, Ordering::Relaxed);
+        if self.chunks == 0 && self.reading.is_broken.load(Ordering::Relaxed) {
+            self.reading.failures.fetch_add(1, Ordering::Relaxed);
             return Err(io::Error::other("the disk cannot be read"));
         }
         self.chunks = self.chunks.saturating_sub(1);
         self.inner.next_chunk(max_bytes)
-    }
-}
-
-impl StateMachine for Camera {
-    fn position(&self) -> Option<Position> {
-        self.ledger.position()
-    }
-
-    fn apply(
-        &self,
-        commands: &[Command],
-        index: u64,
-        position: Position,
-    ) -> io::Result<Vec<Bytes>> {
-        self.ledger.apply(commands, index, position)
-    }
-
-    fn persist(&self, durable_index: u64) -> io::Result<Option<u64>> {
-        self.ledger.persist(durable_index)
-    }
-
-    fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
-        self.ledger.snapshot()
-    }
-
-    fn install(&self) -> io::Result<Box<dyn SnapshotSink>> {
-        let inner = self.ledger.install()?;
-        Ok(Box::new(CameraSink {
-            camera: self.clone(),
-            inner,
-        }))
     }
 }
 

@@ -3,6 +3,7 @@
 // Every test binary uses its own part of this.
 #![allow(dead_code)]
 
+pub mod altered;
 pub mod faults;
 pub mod held;
 pub mod memory;

@@ -2,24 +2,28 @@
 
 use crate::cli::Cli;
 use crate::failure::Failure;
-use crate::node_flags::SEGMENT_MIN_BYTES;
-use crate::raft_flags::HEARTBEATS_PER_ELECTION;
+use crate::node_flags::{DEFAULT_SEGMENT_BYTES, SEGMENT_MIN_BYTES};
+use crate::raft_flags::{DEFAULT_HEARTBEAT_MS, HEARTBEATS_PER_ELECTION};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 use std::error::Error;
 use std::ffi::OsString;
 
-/// Flags that do not take 0 either, and the least that they take: their own checks refuse 0, and never see what is below.
+/// Flags that do not take 0 either, and the least that they take beside the defaults of others: their own checks refuse what is less, and
+/// never see what is below 0.
 const LEASTS: &[(&str, u64)] = &[
     ("--base-port", 1),
     ("--changes", 1),
     ("--clients", 1),
     ("--command-timeout", 1),
     ("--connections", 1),
-    ("--election-timeout", HEARTBEATS_PER_ELECTION),
+    (
+        "--election-timeout",
+        HEARTBEATS_PER_ELECTION * DEFAULT_HEARTBEAT_MS,
+    ),
     ("--heartbeat-interval", 1),
     ("--key-space", 1),
-    ("--log-retention-bytes", SEGMENT_MIN_BYTES),
+    ("--log-retention-bytes", DEFAULT_SEGMENT_BYTES),
     ("--log-segment-bytes", SEGMENT_MIN_BYTES),
     ("--max-answer-memory", 2),
     ("--max-calls", 1),

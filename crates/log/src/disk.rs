@@ -102,9 +102,9 @@ pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<(
     }
 }
 
-/// Bytes that whoever fills a large file writes between two syncs. A disk serves all files from one queue, and a flush of the log waits
-/// behind what another file was given at once: with a new listener beside three voters p99 of puts was 30 ms with pieces of 4 and
-/// 32 MiB, and is 5 to 8 ms with these. Smaller ones would make disks slow whose syncs take milliseconds.
+/// After so many bytes whoever fills a large file syncs it. A disk serves all files from one queue, and a flush of the log waits
+/// behind what another file was given at once: see the figure `bootstrap` in docs/performance.md, whose p99 of puts beside a new listener
+/// was six times as much with 4 MiB, and 16 for a state. Smaller ones would make disks slow whose syncs take milliseconds.
 pub const BULK_SYNC_BYTES: u64 = 512 << 10;
 
 /// The file system of the machine.

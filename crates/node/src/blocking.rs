@@ -7,22 +7,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
-
-/// How much less a thread for bulk counts than others where processors are short, in steps of nice(2): about a third. With none
-/// left for it, a new listener on the machine of a busy voter would never catch up.
-#[cfg(target_os = "linux")]
-const BULK_NICE: i32 = 5;
-
-/// A spell of bulk is followed by a rest of this part of the time that it took.
-const REST_DIVISOR: u32 = 3;
+use std::time::Duration;
 
 /// Where a node's blocking work runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Blocking {
-    /// The log's flushes on a thread of their own, bulk on others, all else on the runtime's pool of threads.
+    /// The log's flushes on a thread of their own, bulk ([`crate::bulk`]) on others, all else on the runtime's pool of threads.
     #[default]
     Threads,
     /// On the node's runtime, each piece and each flush this long after it was asked for, by the runtime's clock. For simulations:
@@ -70,19 +60,6 @@ impl Blocking {
             _ => drop(value),
         }
     }
-
-    /// A place for bulk: work of seconds to hours beside which everything else is to go on as before.
-    pub(crate) fn bulk(self) -> io::Result<Bulk> {
-        match self {
-            Blocking::Threads => Ok(Bulk::Thread(start_bulk_thread()?)),
-            Blocking::Inline(_) => Ok(Bulk::Inline(self)),
-        }
-    }
-
-    /// Begins a spell of bulk, after which it is to rest.
-    pub(crate) fn begin_spell(self) -> Spell {
-        Spell((self == Blocking::Threads).then(Instant::now))
-    }
 }
 
 /// Tells work that blocks that nobody waits for it any more.
@@ -94,63 +71,6 @@ impl Interrupt {
         match self.0.load(Ordering::Relaxed) {
             true => Err(io::Error::other("nobody waits for this any more")),
             false => Ok(()),
-        }
-    }
-}
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A place for bulk, one piece after the other.
-pub(crate) enum Bulk {
-    /// A thread of its own, which gives way to all others: the pool's cannot, since no thread gets its priority back. It ends with
-    /// this, after the piece it is at.
-    Thread(mpsc::Sender<Job>),
-    Inline(Blocking),
-}
-
-impl Bulk {
-    /// Runs `work`, which goes on to its end even if the caller is dropped. An error means that it panicked, or an earlier piece.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<T> {
-        let jobs = match self {
-            Bulk::Thread(jobs) => jobs,
-            Bulk::Inline(blocking) => return blocking.run(work).await,
-        };
-        let (done, result) = oneshot::channel();
-        let job = move || drop(done.send(work()));
-        // A thread that is gone drops the job, and with it `done`.
-        let _ = jobs.send(Box::new(job));
-        result
-            .await
-            .map_err(|_| io::Error::other("a thread for bulk panicked"))
-    }
-}
-
-fn start_bulk_thread() -> io::Result<mpsc::Sender<Job>> {
-    let (jobs, received) = mpsc::channel::<Job>();
-    let work = move || {
-        #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::nice(BULK_NICE) {
-            tracing::debug!("lower the priority of a thread for bulk: {error}");
-        }
-        received.into_iter().for_each(|job| job());
-    };
-    std::thread::Builder::new()
-        .name("eaves-bulk".into())
-        .spawn(work)?;
-    Ok(jobs)
-}
-
-/// A spell of bulk. Only on a thread of its own does it take time, and have to rest.
-pub(crate) struct Spell(Option<Instant>);
-
-impl Spell {
-    /// Pauses for a part of the time that the work took: processor and disk belong to those who write and read, too.
-    pub fn rest(self) {
-        if let Some(begin) = self.0 {
-            std::thread::sleep(begin.elapsed() / REST_DIVISOR);
         }
     }
 }
@@ -168,31 +88,6 @@ mod tests {
         let there = Blocking::Inline(LATENCY).run(|| std::thread::current().id());
         assert_eq!(there.await.unwrap(), here);
         assert!(begin.elapsed() >= LATENCY);
-        assert!(Blocking::Inline(LATENCY).begin_spell().0.is_none());
-    }
-
-    #[tokio::test]
-    #[cfg(target_os = "linux")]
-    async fn bulk_has_one_thread_that_gives_way_to_all_others() {
-        let bulk = Blocking::Threads.bulk().unwrap();
-        let here = rustix::process::getpriority_process(None).unwrap();
-        let about = || {
-            let id = std::thread::current().id();
-            (id, rustix::process::getpriority_process(None).unwrap())
-        };
-        let first = bulk.run(about).await.unwrap();
-        assert_eq!(bulk.run(about).await.unwrap(), first);
-        assert_ne!(first.0, std::thread::current().id());
-        assert_eq!(first.1, (here + BULK_NICE).min(19));
-        assert_eq!(rustix::process::getpriority_process(None).unwrap(), here);
-    }
-
-    #[tokio::test]
-    async fn bulk_that_panics_is_an_error_and_so_is_what_follows() {
-        let bulk = Blocking::Threads.bulk().unwrap();
-        let panics = bulk.run(|| panic!("as this test wants")).await;
-        panics.expect_err("it did not return");
-        bulk.run(|| ()).await.expect_err("the thread is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ mod admission;
 mod appender;
 mod applier;
 mod blocking;
+mod bulk;
 mod committed;
 mod config;
 mod core;

@@ -36,9 +36,6 @@ const BEGIN: u8 = b'B';
 const RECORDS: u8 = b'R';
 const END: u8 = b'E';
 
-/// Bytes of records received between two syncs; redb writes up to twice as many.
-const SYNC_BYTES: u64 = BULK_SYNC_BYTES;
-
 /// No store comes to a greater revision: there always is a next one.
 const MAX_REVISION: i64 = i64::MAX / 2;
 
@@ -307,8 +304,8 @@ impl Sink {
             })
         })?;
         // Nothing depends on this file before `finish`. It is synced often all the same: a commit gives all of its pages to the disk at
-        // once, and the log's flushes would wait behind them.
-        match self.unsynced_bytes < SYNC_BYTES {
+        // once, up to twice what the records have, and the log's flushes would wait behind them.
+        match self.unsynced_bytes < BULK_SYNC_BYTES {
             true => writer.commit_unsynced()?,
             false => {
                 writer.commit(&Notes::default())?;

@@ -6,7 +6,8 @@
 use super::incoming::{Incoming, is_full};
 use super::manifest::Chunk;
 use super::stage::stage;
-use crate::blocking::{Bulk, Interrupt};
+use crate::blocking::Interrupt;
+use crate::bulk::Bulk;
 use crate::core::Core;
 use crate::message::{
     ChunkHead, ChunkRange, Purpose, Reject, SnapshotAsk, SnapshotEnd, SnapshotOffer, SnapshotSums,
@@ -184,7 +185,7 @@ async fn receive_all(
     arrived: UnboundedSender<Chunk>,
     expected_bytes: u64,
 ) -> Result<Incoming, Broken> {
-    let bulk = core.config.blocking.bulk().map_err(Broken::ForGood)?;
+    let mut bulk = Bulk::new(core.config.blocking);
     let mut resumed = false;
     loop {
         let packet = reader.expect().await?;
@@ -211,7 +212,7 @@ async fn receive_all(
         };
         incoming = receive_lacking(
             core,
-            &bulk,
+            &mut bulk,
             reader,
             writer,
             incoming,
@@ -253,7 +254,7 @@ async fn learn(
 /// Receives those of the known chunks that are not here.
 async fn receive_lacking(
     core: &Arc<Core>,
-    bulk: &Bulk,
+    bulk: &mut Bulk,
     reader: &mut PacketReader,
     writer: &mut (dyn AsyncWrite + Send + Unpin),
     mut incoming: Incoming,
@@ -309,7 +310,7 @@ fn show_progress(core: &Core, received_bytes: u64, total_bytes: u64, installing:
 /// Puts a chunk into its place; one that arrived damaged stays lacking.
 async fn receive_chunk(
     core: &Core,
-    bulk: &Bulk,
+    bulk: &mut Bulk,
     mut incoming: Incoming,
     number: usize,
     packet: Packet,

@@ -22,7 +22,7 @@ use super::manifest::{Manifest, to_sums};
 use super::shelf;
 use super::spool::Spool;
 use super::{CHUNK_TIMEOUT, SILENCE_TIMEOUT};
-use crate::blocking::Bulk;
+use crate::bulk::Bulk;
 use crate::core::Core;
 use crate::message::{
     ChunkHead, ChunkRange, Reason, Reject, SnapshotAsk, SnapshotEnd, SnapshotOffer, SnapshotSums,
@@ -109,7 +109,7 @@ pub(super) async fn send(
     let mut digest = Manifest::new(spool.at.clone()).digest();
     let mut told = 0;
     let mut chunk_reader = ChunkReader {
-        bulk: core.config.blocking.bulk()?,
+        bulk: Bulk::new(core.config.blocking),
         room: Vec::new(),
     };
     loop {

@@ -4,7 +4,7 @@ use super::incoming::{Inbox, Incoming};
 use super::spool::{Spool, at_path};
 use super::throttle::Throttle;
 use super::{KEPT_FOR, MAX_SENDING, TIDY_INTERVAL};
-use crate::blocking::Bulk;
+use crate::bulk::Bulk;
 use crate::config::Config;
 use crate::core::Core;
 use crate::dir::Dir;
@@ -163,15 +163,14 @@ async fn begin(
     let expected_bytes = source.size_hint_bytes();
     let name = (core.snapshots.dir.clone(), core.snapshots.next_name());
     let create = move || Spool::create(at, expected_bytes, name);
-    let bulk = core.config.blocking.bulk()?;
     let spool = Arc::new(core.config.blocking.run(create).await.flatten()?);
     core.count(|counters| counters.snapshots.made += 1);
-    tokio::spawn(fill(core.clone(), bulk, spool.clone(), source));
+    tokio::spawn(fill(core.clone(), spool.clone(), source));
     // Another gives its disk space back before this one needs any. Whoever takes this one will want the log from there on.
     Ok(keep(core, kept, spool))
 }
 
-async fn fill(core: Arc<Core>, bulk: Bulk, spool: Arc<Spool>, source: Box<dyn SnapshotSource>) {
+async fn fill(core: Arc<Core>, spool: Arc<Spool>, source: Box<dyn SnapshotSource>) {
     let wanted = Arc::downgrade(&spool);
     let blocking = core.config.blocking;
     let stopping = core.stopping.subscribe();
@@ -180,7 +179,7 @@ async fn fill(core: Arc<Core>, bulk: Bulk, spool: Arc<Spool>, source: Box<dyn Sn
         let stop = || *stopping.borrow() || Arc::strong_count(&spool) == 1;
         spool.fill(source, blocking, stop)
     };
-    let filled = bulk.run(fill).await.flatten();
+    let filled = Bulk::new(blocking).run(fill).await.flatten();
     let Some(spool) = wanted.upgrade() else {
         return;
     };

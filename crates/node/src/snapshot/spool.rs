@@ -3,6 +3,7 @@
 use super::CHUNK_BYTES;
 use super::manifest::{Chunk, Manifest};
 use crate::blocking::Blocking;
+use crate::bulk::Spell;
 use crate::dir::Dir;
 use crate::position::Applied;
 use crate::state_machine::SnapshotSource;
@@ -85,7 +86,7 @@ impl Spool {
     ) -> io::Result<()> {
         let mut unsynced_bytes = 0;
         loop {
-            let spell = blocking.begin_spell();
+            let spell = Spell::begin(blocking);
             let Some(bytes) = source.next_chunk(CHUNK_BYTES)? else {
                 return Ok(());
             };

@@ -5,6 +5,7 @@ use super::manifest::Chunk;
 use super::receive::Broken;
 use crate::applier::Applier;
 use crate::blocking::Blocking;
+use crate::bulk::{Bulk, Spell};
 use crate::core::Core;
 use crate::state_machine::SnapshotSink;
 use std::io;
@@ -18,7 +19,7 @@ pub(super) async fn stage(
     mut arrived: UnboundedReceiver<Chunk>,
 ) -> Result<Box<dyn SnapshotSink>, Broken> {
     let blocking = core.config.blocking;
-    let bulk = blocking.bulk().map_err(Broken::ForGood)?;
+    let mut bulk = Bulk::new(blocking);
     let mut half = Half {
         sink: None,
         blocking,
@@ -28,7 +29,7 @@ pub(super) async fn stage(
         let is_end = chunk.is_none();
         let (sink, applier, file) = (half.sink.take(), core.applier.clone(), file.clone());
         let staging = bulk.run(move || {
-            let spell = blocking.begin_spell();
+            let spell = Spell::begin(blocking);
             let staged = stage_chunk(&applier, sink, &file, chunk);
             let staged = staged.map_err(|error| file.give_up(error));
             spell.rest();

@@ -92,6 +92,27 @@ fn a_failed_write_poisons_and_loses_nothing_acknowledged() {
     }
 }
 
+/// A sync that fails leaves what it should have written in the page cache, where the next start reads it and no later sync writes it.
+#[test]
+fn what_a_start_finds_is_durable_though_an_earlier_sync_failed() {
+    let lost_by_crash = |seed: &u64| {
+        let mut pair = Pair::new(SimDisk::new(), SMALL);
+        pair.append(1, &[100]);
+        pair.flush().unwrap();
+        pair.append(1, &[100, 100]);
+        pair.disk.fail_syncs_after(0);
+        pair.flush().unwrap_err();
+        pair.disk.heal();
+        pair.reopen();
+        assert_eq!(pair.log.durable_index(), Some(2), "told durable");
+        pair.disk.crash(*seed);
+        let (log, _) = open(&pair.disk, SMALL).unwrap();
+        log.last_id() != Some(LogId::new(1, 2))
+    };
+    let lost: Vec<u64> = (0..20).filter(lost_by_crash).collect();
+    assert!(lost.is_empty(), "lost what a start told durable: {lost:?}");
+}
+
 #[test]
 fn an_abandoned_flush_poisons() {
     let mut pair = Pair::new(SimDisk::new(), SMALL);

@@ -6,7 +6,6 @@ use eaves_http2::{Head, hpack::encode};
 use futures_util::future::BoxFuture;
 use hyper::body::{Body as _, Frame};
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker, ready},
@@ -123,7 +122,8 @@ pub(super) fn body(stream: u32, inbox: Arc<Inbox>) -> (BodySender, RelayBody) {
 
 #[derive(Default)]
 struct Pieces {
-    waiting: VecDeque<Bytes>,
+    /// In one piece: a client chooses how small its frames are, and each would cost more than it holds.
+    waiting: BytesMut,
     end: Option<Result<(), Status>>,
     service: Option<Waker>,
 }
@@ -139,7 +139,7 @@ impl BodySender {
         if !piece.is_empty() {
             self.change(|pieces| {
                 if pieces.end.is_none() {
-                    pieces.waiting.push_back(piece);
+                    pieces.waiting.extend_from_slice(&piece);
                 }
             });
         }
@@ -186,7 +186,8 @@ impl hyper::body::Body for RelayBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut pieces = lock(&self.pieces);
-        if let Some(piece) = pieces.waiting.pop_front() {
+        let piece = std::mem::take(&mut pieces.waiting).freeze();
+        if !piece.is_empty() {
             drop(pieces);
             self.inbox.take(self.stream, piece.len());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
@@ -212,4 +213,30 @@ impl hyper::body::Body for RelayBody {
 
 fn lock(pieces: &Mutex<Pieces>) -> MutexGuard<'_, Pieces> {
     pieces.lock().expect("no service panics with it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_byte_wait_as_one() {
+        const PIECES: usize = 10_000;
+        let inbox = Arc::new(Inbox::default());
+        let (sender, mut body) = body(1, inbox.clone());
+        for _ in 0..PIECES {
+            sender.send(Bytes::from_static(b"x"));
+        }
+        sender.end(Ok(()));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut next = || Pin::new(&mut body).poll_frame(&mut context);
+        let Poll::Ready(Some(Ok(frame))) = next() else {
+            panic!("there is a body");
+        };
+        assert_eq!(frame.into_data().unwrap().len(), PIECES);
+        assert!(matches!(next(), Poll::Ready(None)));
+        let mut taken = Vec::new();
+        inbox.move_to(&mut Default::default(), &mut taken);
+        assert_eq!(taken, [(1, PIECES)], "all of it is room again");
+    }
 }

@@ -235,7 +235,9 @@ impl Keeper {
                 Pace::Restful => turn.run(persist).await??,
                 Pace::Restless => self.blocking.run(persist).await??,
             };
-            let now = persisted.map_or(0, |index| index + 1);
+            // An index in a received state is what another node said: nothing beyond what is applied here may be let go for it.
+            let now = persisted.map_or(0, |index| index.saturating_add(1));
+            let now = now.min(self.applier.state().next_index());
             self.persisted_end
                 .send_if_modified(|known| std::mem::replace(known, now.max(*known)) < now);
         }

@@ -19,7 +19,8 @@ pub trait SmallState: Clone + Default + Send + 'static {
     /// The whole state as bytes.
     fn to_bytes(&self) -> Bytes;
 
-    /// Reads what [`SmallState::to_bytes`] wrote.
+    /// Reads what [`SmallState::to_bytes`] wrote. The bytes may come from another node: what they do not say is an error, of any kind,
+    /// and the node keeps the state that it has.
     fn from_bytes(bytes: &[u8]) -> io::Result<Self>;
 }
 
@@ -230,9 +231,10 @@ impl<S: SmallState> SnapshotSink for Incoming<S> {
     }
 
     fn finish(self: Box<Self>, position: Position) -> io::Result<()> {
+        let refused = |error: io::Error| io::Error::new(io::ErrorKind::InvalidData, error);
         let stand = Stand {
             position,
-            ..Stand::from_bytes(self.bytes.freeze())?
+            ..Stand::from_bytes(self.bytes.freeze()).map_err(refused)?
         };
         self.machine.store(stand.clone())?;
         *self.machine.applied() = stand;

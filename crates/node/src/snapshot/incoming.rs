@@ -72,12 +72,19 @@ impl Inbox {
     }
 
     /// Removes what was received and never completed, once it is old.
-    pub fn tidy(&self) {
-        let Ok(used) = self.turn.try_lock() else {
+    pub async fn tidy(&self) {
+        let Ok(used) = self.turn.clone().try_lock_owned() else {
             return;
         };
         if used.elapsed() > HALF_KEPT_FOR {
-            remove(&self.dir, FILE_NAME);
+            let dir = self.dir.clone();
+            let removing = move || {
+                remove(&dir, FILE_NAME);
+                drop(used);
+            };
+            if let Err(error) = self.blocking.run(removing).await {
+                tracing::warn!("remove an old snapshot file: {error}");
+            }
         }
     }
 }
@@ -224,11 +231,11 @@ impl Incoming {
     }
 
     /// Keeps the complete file under another name, to be sent on.
-    pub fn into_spool(self, name: String) -> io::Result<Spool> {
+    pub fn into_spool(self, name: String, blocking: Blocking) -> io::Result<Spool> {
         let ChunkFile { file, dir } = &self.file;
         dir.rename(FILE_NAME, &name).map_err(at_file(dir))?;
         let (manifest, file, dir) = (self.manifest.clone(), file.clone(), dir.clone());
-        Ok(Spool::of_received(manifest, file, (dir, name)))
+        Ok(Spool::of_received(manifest, file, (dir, name), blocking))
     }
 }
 

@@ -83,7 +83,8 @@ impl Snapshots {
     /// Keeps a snapshot that was received and installed, for those below.
     pub async fn keep_received(&self, core: &Core, incoming: Incoming) {
         let name = self.next_name();
-        let renaming = core.config.blocking.run(move || incoming.into_spool(name));
+        let blocking = core.config.blocking;
+        let renaming = blocking.run(move || incoming.into_spool(name, blocking));
         match renaming.await.flatten() {
             Ok(spool) => drop(keep(core, &mut *self.kept.lock().await, Arc::new(spool))),
             Err(error) => tracing::warn!("keep a snapshot for those below: {error}"),
@@ -162,8 +163,9 @@ async fn begin(
 ) -> io::Result<Arc<Spool>> {
     let expected_bytes = source.size_hint_bytes();
     let name = (core.snapshots.dir.clone(), core.snapshots.next_name());
-    let create = move || Spool::create(at, expected_bytes, name);
-    let spool = Arc::new(core.config.blocking.run(create).await.flatten()?);
+    let blocking = core.config.blocking;
+    let create = move || Spool::create(at, expected_bytes, name, blocking);
+    let spool = Arc::new(blocking.run(create).await.flatten()?);
     core.count(|counters| counters.snapshots.made += 1);
     tokio::spawn(fill(core.clone(), spool.clone(), source));
     // Another gives its disk space back before this one needs any. Whoever takes this one will want the log from there on.
@@ -172,14 +174,13 @@ async fn begin(
 
 async fn fill(core: Arc<Core>, spool: Arc<Spool>, source: Box<dyn SnapshotSource>) {
     let wanted = Arc::downgrade(&spool);
-    let blocking = core.config.blocking;
     let stopping = core.stopping.subscribe();
     let fill = move || {
         // It is wanted as long as it is kept, or somebody sends it.
         let stop = || *stopping.borrow() || Arc::strong_count(&spool) == 1;
-        spool.fill(source, blocking, stop)
+        spool.fill(source, stop)
     };
-    let filled = Bulk::new(blocking).run(fill).await.flatten();
+    let filled = Bulk::new(core.config.blocking).run(fill).await.flatten();
     let Some(spool) = wanted.upgrade() else {
         return;
     };
@@ -221,7 +222,7 @@ impl Kept {
 pub(crate) async fn tidy(core: Arc<Core>) {
     loop {
         tokio::time::sleep(TIDY_INTERVAL).await;
-        core.snapshots.inbox.tidy();
+        core.snapshots.inbox.tidy().await;
         // Whoever has it will look at the same things.
         let Ok(mut kept) = core.snapshots.kept.try_lock() else {
             continue;

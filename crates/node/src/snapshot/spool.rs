@@ -21,8 +21,7 @@ pub(crate) struct Spool {
     /// About how many bytes it will have; 0 when unknown.
     pub expected_bytes: u64,
     content: watch::Sender<Content>,
-    file: Arc<dyn DiskFile>,
-    name: Removed,
+    file: Owned,
 }
 
 /// Invariant: each chunk of the manifest is in the file.
@@ -44,6 +43,7 @@ impl Spool {
         at: Applied,
         expected_bytes: u64,
         (dir, name): (Dir, String),
+        blocking: Blocking,
     ) -> io::Result<Spool> {
         let path = dir.path().join(&name);
         let file = dir.create(&name).map_err(|error| at_path(&path, error))?;
@@ -54,8 +54,7 @@ impl Spool {
                 manifest: Manifest::new(at),
                 making: Making::UnderWay,
             }),
-            file,
-            name: Removed(dir, name),
+            file: Owned::new(file, dir, name, blocking),
         })
     }
 
@@ -64,6 +63,7 @@ impl Spool {
         manifest: Manifest,
         file: Arc<dyn DiskFile>,
         (dir, name): (Dir, String),
+        blocking: Blocking,
     ) -> Spool {
         Spool {
             at: manifest.at.clone(),
@@ -72,8 +72,7 @@ impl Spool {
                 manifest,
                 making: Making::Whole,
             }),
-            file,
-            name: Removed(dir, name),
+            file: Owned::new(file, dir, name, blocking),
         }
     }
 
@@ -81,12 +80,12 @@ impl Spool {
     pub fn fill(
         &self,
         mut source: Box<dyn SnapshotSource>,
-        blocking: Blocking,
         stop: impl Fn() -> bool,
     ) -> io::Result<()> {
+        let Removed { file, .. } = self.file.get();
         let mut unsynced_bytes = 0;
         loop {
-            let spell = Spell::begin(blocking);
+            let spell = Spell::begin(self.file.blocking);
             let Some(bytes) = source.next_chunk(CHUNK_BYTES)? else {
                 return Ok(());
             };
@@ -94,14 +93,13 @@ impl Spool {
                 return Err(io::Error::other("it was given up"));
             }
             let chunk = self.content.borrow().manifest.following(&bytes)?;
-            self.file
-                .write_all_at(&bytes, chunk.offset)
+            file.write_all_at(&bytes, chunk.offset)
                 .map_err(|error| at_path(&self.path(), error))?;
             self.content
                 .send_modify(|content| content.manifest.push(chunk));
             unsynced_bytes += u64::from(chunk.bytes);
             if unsynced_bytes >= BULK_SYNC_BYTES {
-                let synced = self.file.sync_data();
+                let synced = file.sync_data();
                 synced.map_err(|error| at_path(&self.path(), error))?;
                 unsynced_bytes = 0;
             }
@@ -149,7 +147,7 @@ impl Spool {
 
     /// The content of a chunk, in the room that was made for it; an error if it is no longer what was written. Blocks.
     pub fn read(&self, chunk: Chunk, room: Vec<u8>) -> io::Result<Bytes> {
-        read_chunk(&*self.file, chunk, room)?.ok_or_else(|| {
+        read_chunk(&*self.file.get().file, chunk, room)?.ok_or_else(|| {
             let text = format!(
                 "read {}: the chunk at {} is not what was written",
                 self.path().display(),
@@ -160,7 +158,8 @@ impl Spool {
     }
 
     fn path(&self) -> PathBuf {
-        self.name.0.path().join(&self.name.1)
+        let Removed { dir, name, .. } = self.file.get();
+        dir.path().join(name)
     }
 }
 
@@ -192,12 +191,45 @@ pub(super) fn remove(dir: &Dir, name: &str) {
     }
 }
 
-/// A file that goes with its owner. What a crash leaves is removed at the next start.
-struct Removed(Dir, String);
+/// A file that goes with its owner, which may be the event loop: to remove and close a gigabyte takes time, so it is done where blocking
+/// work runs. What a crash leaves is removed at the next start.
+struct Owned {
+    /// `None` only while it is dropped.
+    file: Option<Removed>,
+    blocking: Blocking,
+}
+
+impl Owned {
+    fn new(file: Arc<dyn DiskFile>, dir: Dir, name: String, blocking: Blocking) -> Owned {
+        Owned {
+            file: Some(Removed { file, dir, name }),
+            blocking,
+        }
+    }
+
+    fn get(&self) -> &Removed {
+        self.file.as_ref().expect("it is not dropped")
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.blocking.dispose(file);
+        }
+    }
+}
+
+/// A file that is removed when this is dropped. Blocks.
+struct Removed {
+    file: Arc<dyn DiskFile>,
+    dir: Dir,
+    name: String,
+}
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        remove(&self.0, &self.1);
+        remove(&self.dir, &self.name);
     }
 }
 
@@ -208,6 +240,7 @@ mod tests {
     use eaves_log::sim::SimDisk;
     use std::collections::VecDeque;
     use std::sync::mpsc;
+    use std::time::Duration;
 
     const MAX: usize = 100;
 
@@ -226,7 +259,13 @@ mod tests {
 
     fn spool() -> (Dir, Arc<Spool>) {
         let dir = Dir::new(Arc::new(SimDisk::new()), "/data");
-        let spool = Spool::create(Applied::default(), 0, (dir.clone(), "outgoing.0".into()));
+        let name = (dir.clone(), "outgoing.0".into());
+        let spool = Spool::create(
+            Applied::default(),
+            0,
+            name,
+            Blocking::Inline(Duration::ZERO),
+        );
         (dir, Arc::new(spool.unwrap()))
     }
 
@@ -243,7 +282,7 @@ mod tests {
         let filling = tokio::task::spawn_blocking({
             let spool = spool.clone();
             move || {
-                let filled = spool.fill(Box::new(Source(chunks)), Blocking::Threads, || false);
+                let filled = spool.fill(Box::new(Source(chunks)), || false);
                 spool.end(&filled);
                 filled
             }
@@ -273,7 +312,7 @@ mod tests {
         give.send(Ok("one".into())).unwrap();
         give.send(Err(io::Error::other("the state is damaged")))
             .unwrap();
-        let filled = spool.fill(Box::new(Source(chunks)), Blocking::Threads, || false);
+        let filled = spool.fill(Box::new(Source(chunks)), || false);
         assert_eq!(told(&spool, 0).await.0.len(), 1, "what is there is there");
         assert!(!spool.has_failed());
         spool.end(&filled);
@@ -290,7 +329,7 @@ mod tests {
         let (_dir, spool) = spool();
         let (give, chunks) = mpsc::channel();
         give.send(Ok("one".into())).unwrap();
-        let filled = spool.fill(Box::new(Source(chunks)), Blocking::Threads, || true);
+        let filled = spool.fill(Box::new(Source(chunks)), || true);
         assert!(filled.unwrap_err().to_string().contains("given up"));
     }
 }

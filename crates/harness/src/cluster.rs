@@ -20,12 +20,6 @@ use tonic::transport::{Channel, Endpoint};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Keys of a large store read at once.
 const KEYS_AT_ONCE: i64 = 10_000;
-/// Flags that listeners do not have.
-const GROUP_FLAGS: [&str; 3] = [
-    "--snapshot-count",
-    "--election-timeout",
-    "--heartbeat-interval",
-];
 
 /// Voters `v1`, `v2`, ... and listeners `l1`, `l2`, ...; each is started and ended by its name.
 pub struct Cluster {
@@ -72,7 +66,7 @@ impl Cluster {
         cluster
     }
 
-    /// A cluster of which no process runs yet. Voters take `flags` whole, listeners without those that only a group has.
+    /// A cluster of which no process runs yet. All take `flags`.
     pub fn plan(binary: Binary, voters: usize, listeners: usize, flags: &[&str]) -> Cluster {
         Cluster::plan_in_zones(binary, voters, listeners, flags, &[]).0
     }
@@ -134,10 +128,7 @@ impl Cluster {
                 ("--zone", zone(i).to_owned()),
             ];
             let own = own.iter().flat_map(|(flag, value)| [*flag, value]);
-            let flags = flags
-                .chunks(2)
-                .filter(|flag| i < voters || !GROUP_FLAGS.contains(&flag[0]));
-            let words = place.into_iter().chain(own).chain(flags.flatten().copied());
+            let words = place.into_iter().chain(own).chain(flags.iter().copied());
             let arguments = words.map(str::to_owned).collect();
             let log = directory.path().join(format!("{name}.log"));
             let node = Node::new(

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Where a node's blocking work runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Blocking {
-    /// The log's flushes on a thread of their own, bulk ([`crate::bulk`]) on others, all else on the runtime's pool of threads.
+    /// The log's flushes on a thread of their own, bulk (`bulk.rs`) on others, all else on the runtime's pool of threads.
     #[default]
     Threads,
     /// On the node's runtime, each piece and each flush this long after it was asked for, by the runtime's clock. For simulations:

@@ -394,7 +394,6 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Cuts a packet's tail into entries, verifying each (B12).
 /// Up to where a heartbeat says that the log is committed, one past it.
 pub(crate) fn told_end(heartbeat: &Heartbeat) -> u64 {
     let none = heartbeat.committed == LogPosition::default();

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-/// How often a voter's freshness is looked at (B8): half the time after which it counts as stale is twice this.
+/// How often a voter's freshness is looked at (B8): half the time after which it counts as stale.
 const FRESHNESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What happens, as the loop hears of it.

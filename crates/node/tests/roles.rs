@@ -29,7 +29,6 @@ fn transfer(to: Option<&str>) -> RoleChange {
     }
 }
 
-/// The log on the screen when `RUST_LOG` is set.
 async fn change(at: &Running, change: RoleChange) -> Result<String, RoleChangeError> {
     let mut lines = Vec::new();
     let result = at

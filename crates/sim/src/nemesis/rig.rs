@@ -153,14 +153,14 @@ impl Rig {
         }
         if self.place.mounts {
             let data_dir = self.cluster.node(&self.small).data_dir.clone();
-            // What is kept of a failed run shall hold this node's data too.
+            // The disk goes away with this; what may be kept of the run shall hold its data too.
             let aside = data_dir.with_extension("data");
             let copied = Command::new("cp")
                 .arg("-r")
                 .arg(&data_dir)
                 .arg(&aside)
                 .status();
-            if copied.is_err() {
+            if !copied.is_ok_and(|status| status.success()) {
                 eprintln!("the data of {} could not be kept", self.small);
             }
             place::unmount(&data_dir);
@@ -187,7 +187,7 @@ impl Rig {
 
     // Faults.
 
-    /// Does it. Returns what a command said that was refused or failed: that is news, and nothing wrong.
+    /// Does it, and prints what a command said that was refused or failed: that is news, and nothing wrong. An error is a finding.
     pub async fn apply(&mut self, fault: &Fault) -> Result<(), String> {
         match fault {
             Fault::Kill(nodes) => {

@@ -21,7 +21,7 @@ const MAX_NAME_BYTES: usize = 128;
 pub const SEGMENT_MIN_BYTES: u64 = 1 << 20;
 const SEGMENT_MAX_BYTES: u64 = 1 << 30;
 /// The library's defaults.
-pub const DEFAULT_SEGMENT_BYTES: u64 = 32 << 20;
+const DEFAULT_SEGMENT_BYTES: u64 = 32 << 20;
 const DEFAULT_RETENTION_BYTES: u64 = 256 << 20;
 const DEFAULT_SNAPSHOT_RATE: u64 = 100 << 20;
 /// Threads beyond this are a slip of the finger.

@@ -6,7 +6,7 @@ use eaves::Config;
 use std::time::Duration;
 
 /// The library's defaults, in milliseconds; etcd's are 100 and 1000.
-pub const DEFAULT_HEARTBEAT_MS: u64 = 100;
+const DEFAULT_HEARTBEAT_MS: u64 = 100;
 const DEFAULT_ELECTION_MS: u64 = 500;
 /// As in etcd: an election needs several heartbeats' time, and nobody waits longer than this.
 pub const HEARTBEATS_PER_ELECTION: u64 = 5;

@@ -2,28 +2,22 @@
 
 use crate::cli::Cli;
 use crate::failure::Failure;
-use crate::node_flags::{DEFAULT_SEGMENT_BYTES, SEGMENT_MIN_BYTES};
-use crate::raft_flags::{DEFAULT_HEARTBEAT_MS, HEARTBEATS_PER_ELECTION};
+use crate::node_flags::SEGMENT_MIN_BYTES;
+use crate::raft_flags::HEARTBEATS_PER_ELECTION;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 use std::error::Error;
 use std::ffi::OsString;
 
-/// Flags that do not take 0 either, and the least that they take beside the defaults of others: their own checks refuse what is less, and
-/// never see what is below 0.
+/// Flags that do not take 0 either, and the least that they take: their own checks refuse what is less, and never see what is below 0.
 const LEASTS: &[(&str, u64)] = &[
     ("--base-port", 1),
     ("--changes", 1),
     ("--clients", 1),
     ("--command-timeout", 1),
     ("--connections", 1),
-    (
-        "--election-timeout",
-        HEARTBEATS_PER_ELECTION * DEFAULT_HEARTBEAT_MS,
-    ),
     ("--heartbeat-interval", 1),
     ("--key-space", 1),
-    ("--log-retention-bytes", DEFAULT_SEGMENT_BYTES),
     ("--log-segment-bytes", SEGMENT_MIN_BYTES),
     ("--max-answer-memory", 2),
     ("--max-calls", 1),
@@ -77,16 +71,31 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
     let flag = text(ContextKind::InvalidArg)?.split(' ').next()?;
     let value = text(ContextKind::InvalidValue)?;
     if value.parse::<i128>().is_ok_and(|number| number < 0) {
-        let least = LEASTS.iter().find(|(name, _)| *name == flag);
-        let least = least.map_or(0, |(_, least)| *least);
-        return Some(format!(
-            "{flag}: {value} is below {least}; give {least} or more"
-        ));
+        return Some(below_zero(flag, value));
     }
     let cause = error.source()?;
     Some(format!(
         "{flag}: {value:?}: {cause}; --help tells what it takes"
     ))
+}
+
+fn below_zero(flag: &str, value: &str) -> String {
+    // What these take at least depends on another flag.
+    let beside = match flag {
+        "--election-timeout" => Some(format!(
+            "{HEARTBEATS_PER_ELECTION} times --heartbeat-interval"
+        )),
+        "--log-retention-bytes" => Some("--log-segment-bytes".into()),
+        _ => None,
+    };
+    match beside {
+        Some(least) => format!("{flag}: {value} is below 0; give {least} or more"),
+        None => {
+            let least = LEASTS.iter().find(|(name, _)| *name == flag);
+            let least = least.map_or(0, |(_, least)| *least);
+            format!("{flag}: {value} is below {least}; give {least} or more")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +121,12 @@ mod tests {
         let log = refused(&["eaves", "listen", "--log-segment-bytes", "-1"]);
         let least = "--log-segment-bytes: -1 is below 1048576; give 1048576 or more";
         assert_eq!(log, least);
+        let election = refused(&["eaves", "serve", "--election-timeout", "-1"]);
+        let least = "--election-timeout: -1 is below 0; give 5 times --heartbeat-interval or more";
+        assert_eq!(election, least);
+        let retention = refused(&["eaves", "serve", "--log-retention-bytes", "-1"]);
+        let least = "--log-retention-bytes: -1 is below 0; give --log-segment-bytes or more";
+        assert_eq!(retention, least);
     }
 
     #[test]

@@ -181,10 +181,14 @@ async fn one_round(
     let meter = Meter::start(voters.clone())?;
     let began = Instant::now();
     let mut during = Vec::new();
-    let seconds = {
+    let (place, seconds, cpu) = {
+        // Both at once: the slice of the load that is under way goes on after that.
         let joining = async {
             let place = group.add_listener(&flags).await?;
-            Ok::<_, Failure>((place, began.elapsed().as_secs_f64()))
+            let seconds = began.elapsed().as_secs_f64();
+            let listener = processor::cpu_seconds(group.processes()[place])?;
+            let cpu = meter.end()?.total() + listener;
+            Ok::<_, Failure>((place, seconds, cpu))
         };
         tokio::pin!(joining);
         loop {
@@ -199,9 +203,6 @@ async fn one_round(
             }
         }
     };
-    let (place, seconds) = seconds;
-    let listener = processor::cpu_seconds(group.processes()[place])?;
-    let cpu = meter.end()?.total() + listener;
     let median = |slices: &[(f64, f64)], pick: fn(&(f64, f64)) -> f64| {
         spread(slices.iter().map(pick)).map_or(f64::NAN, |spread| spread.median)
     };

@@ -103,8 +103,8 @@ pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<(
 }
 
 /// After so many bytes whoever fills a large file syncs it. A disk serves all files from one queue, and a flush of the log waits
-/// behind what another file was given at once: see the figure `bootstrap` in docs/performance.md, whose p99 of puts beside a new listener
-/// was six times as much with 4 MiB, and 16 for a state. Smaller ones would make disks slow whose syncs take milliseconds.
+/// behind what another file was given at once: see *bulk beside puts* in ARCHITECTURE.md. Smaller ones would make disks slow whose syncs
+/// take milliseconds. A record that is longer is given to it whole.
 pub const BULK_SYNC_BYTES: u64 = 512 << 10;
 
 /// The file system of the machine.

@@ -491,22 +491,18 @@ fn after_an_installed_snapshot_watchers_go_on_where_they_were() {
     assert_eq!(shorts(rest(&mut events)), ["0: +a@6 (6)"]);
 }
 
-#[test]
-fn a_reader_that_waits_is_woken() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+#[tokio::test]
+async fn a_reader_that_waits_is_woken() {
     let mut node = Node::new();
     let (handle, mut events) = node.store.watch_hub().open_stream();
     handle.watch(spec("a", "", 0));
-    let reader = std::thread::spawn(move || {
-        runtime.block_on(async {
-            events.recv().await.unwrap();
-            events.recv().await.unwrap()
-        })
-    });
+    events.recv().await.expect("the watch is made");
+    let reader = tokio::spawn(async move { events.recv().await.unwrap() });
+    tokio::task::yield_now().await;
+    assert!(!reader.is_finished(), "it waits");
     node.puts(&[("a", "1")]);
-    assert_eq!(shorts(vec![reader.join().unwrap()]), ["0: +a@2 (2)"]);
+    // It is the only thread: the reader goes on only if it was woken.
+    assert_eq!(shorts(vec![reader.await.unwrap()]), ["0: +a@2 (2)"]);
 }
 
 /// Something done to a store that is watched.

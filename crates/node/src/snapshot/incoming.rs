@@ -270,6 +270,7 @@ mod tests {
     use super::super::manifest::to_sums;
     use super::*;
     use eaves_log::sim::SimDisk;
+    use std::time::Duration;
 
     fn manifest(chunks: &[&str]) -> Manifest {
         let mut manifest = Manifest::new(Applied::default());
@@ -290,7 +291,7 @@ mod tests {
 
     fn inbox() -> Inbox {
         let dir = Dir::new(Arc::new(SimDisk::new()), "/data");
-        Inbox::new(dir, Blocking::Threads)
+        Inbox::new(dir, Blocking::Inline(Duration::ZERO))
     }
 
     fn lacking(incoming: &Incoming, max: usize) -> String {
@@ -372,12 +373,12 @@ mod tests {
         assert_eq!(disk.used_bytes(), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_newest_takes_over_and_waits_until_the_file_is_free() {
         let inbox = inbox();
         let mut first = Box::pin(inbox.take_over());
         let held = inbox.open(Applied::default()).await.unwrap();
-        let pause = std::time::Duration::from_millis(50);
+        let pause = Duration::from_millis(50);
         assert!(tokio::time::timeout(pause, &mut first).await.is_err());
         let mut second = Box::pin(inbox.take_over());
         first.await;

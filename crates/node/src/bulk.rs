@@ -1,14 +1,12 @@
-//! Work beside which everything else is to go on as before: a snapshot being read, sent, received and made a state, for seconds to hours;
-//! and, all the time, applied state made durable while nobody waits for it.
+//! Work of seconds to hours beside which everything else is to go on as before: a snapshot being read, sent, received and made a state.
 //!
 //! Three things keep it from holding up the writes and reads of the same machine. Its threads have a lower priority: a node's own wait for a
 //! processor behind each piece of it otherwise. It rests where a state is read or made; what is sent and received has a rate. And it gives the
 //! disk little at once ([`BULK_SYNC_BYTES`](eaves_log::disk::BULK_SYNC_BYTES)), which is up to who writes.
 //!
 //! Caveats. A priority counts only on Linux here, and only among the threads of one control group. Nobody waits for a thread of bulk when
-//! a node or a process ends: it goes on to the end of its piece. A state or a file half made is removed at the next start. A lock that bulk
-//! holds while it waits for a processor holds up whoever wants it: the state's is held for some ten microseconds at a time. A result
-//! that its caller no longer waits for is dropped by whoever drops it last, which may be the event loop.
+//! a node or a process ends: a state or a file half made is removed at the next start. A result that its caller no longer waits for is dropped by
+//! whoever drops it last, which may be the event loop.
 
 use crate::blocking::Blocking;
 use std::io;

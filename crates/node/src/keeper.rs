@@ -2,13 +2,13 @@
 //!
 //! State: durable about every [`PERSIST_INTERVAL`], so that a restart re-applies little, and never ahead of the durable log. The state
 //! machine does it piece by piece; between two pieces whoever waits for one has its turn, and whoever waits for room goes on. Nobody
-//! waits for most pieces, so these are bulk ([`crate::bulk`]), and between two of them the keeper rests ([`REST`]): what became of half a
-//! second's writes, made durable in one go, was seen to hold up the writes of now on a machine with few processors. Log: an entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since every
+//! waits for most pieces, so between two of those the keeper rests ([`REST`]): what became of half a second's writes, made durable in one
+//! go, was seen to hold up the writes of now on a machine with few processors. Log: an
+//! entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since every
 //! entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours.
 
 use crate::applier::Applier;
 use crate::blocking::Blocking;
-use crate::bulk::Bulk;
 use crate::flusher::Flusher;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
 /// How long the keeper rests after a piece that nobody waits for, in times that the piece took; at most [`PERSIST_INTERVAL`].
 const REST: u32 = 3;
 
-/// Applied but not yet durable bytes beyond which the keeper does not rest, nor give way: somebody may have to wait soon.
+/// Applied but not yet durable bytes beyond which the keeper does not rest: somebody may have to wait soon.
 const RESTLESS_BYTES: usize = UNPERSISTED_MAX_BYTES / 4;
 
 /// Bytes a listener takes in before it flushes at once.
@@ -43,7 +43,7 @@ pub(crate) type Purge = Box<dyn Fn(u64) + Send>;
 /// Whether anybody waits for what is made durable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
-    /// Nobody: pieces give way to all else, and it rests between two of them.
+    /// Nobody: it rests between two pieces.
     Restful,
     /// Somebody does.
     Restless,
@@ -61,8 +61,7 @@ pub(crate) struct Keeper {
     purge: Mutex<Option<Purge>>,
     /// The log from here on is wanted by whoever takes a snapshot; `u64::MAX` when nobody does.
     held_from: AtomicU64,
-    /// Whoever holds it makes the state durable. A piece that somebody waits for is not done in the place for bulk.
-    turn: tokio::sync::Mutex<Bulk>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Keeper {
@@ -81,7 +80,7 @@ impl Keeper {
             persisted_end,
             purge: Mutex::default(),
             held_from: AtomicU64::new(u64::MAX),
-            turn: tokio::sync::Mutex::new(Bulk::new(blocking)),
+            turn: tokio::sync::Mutex::default(),
         })
     }
 
@@ -167,13 +166,9 @@ impl Keeper {
     /// Makes a piece durable if there is still no room when its turn has come; false when the durable log, which ends before index
     /// `durable_end`, allows none.
     async fn make_room(&self, durable_end: u64) -> io::Result<bool> {
-        let mut turn = self.turn.lock().await;
+        let _turn = self.turn.lock().await;
         let before = *self.persisted_end.borrow();
-        Ok(!self.lacks_room()
-            || self
-                .persist_piece(durable_end, Pace::Restless, &mut turn)
-                .await?
-                > before)
+        Ok(!self.lacks_room() || self.persist_piece(durable_end).await? > before)
     }
 
     /// Waits until the log is durable up to before index `end`.
@@ -198,18 +193,16 @@ impl Keeper {
         let target_end = end.min(self.applier.state().next_index());
         loop {
             // Even when nothing was applied since: the state machine may have work of its own left, such as a compaction.
-            let mut turn = self.turn.lock().await;
+            let turn = self.turn.lock().await;
             let before = *self.persisted_end.borrow();
             let begin = Instant::now();
-            let now = self
-                .persist_piece(end, self.pace_now(pace), &mut turn)
-                .await?;
+            let now = self.persist_piece(end).await?;
             let took = begin.elapsed();
             drop(turn);
             if now >= target_end || now == before {
                 return Ok(());
             }
-            if self.pace_now(pace) == Pace::Restful {
+            if pace == Pace::Restful && self.applier.unpersisted_bytes() <= RESTLESS_BYTES {
                 // At most as long as between two turns, and the log is not to wait for the end of this one.
                 tokio::time::sleep((took * REST).min(PERSIST_INTERVAL)).await;
                 self.flusher.kick();
@@ -217,24 +210,13 @@ impl Keeper {
         }
     }
 
-    /// Nobody may be waiting, and somebody soon.
-    fn pace_now(&self, pace: Pace) -> Pace {
-        match self.applier.unpersisted_bytes() <= RESTLESS_BYTES {
-            true => pace,
-            false => Pace::Restless,
-        }
-    }
-
     /// Makes durable what the state machine does in one piece, of what comes before index `end`. Returns one past the last index in the
-    /// durable state.
-    async fn persist_piece(&self, end: u64, pace: Pace, turn: &mut Bulk) -> io::Result<u64> {
+    /// durable state. The caller holds the turn.
+    async fn persist_piece(&self, end: u64) -> io::Result<u64> {
         if let Some(durable_index) = end.checked_sub(1) {
             let applier = self.applier.clone();
             let persist = move || applier.persist(durable_index);
-            let persisted = match pace {
-                Pace::Restful => turn.run(persist).await??,
-                Pace::Restless => self.blocking.run(persist).await??,
-            };
+            let persisted = self.blocking.run(persist).await??;
             // An index in a received state is what another node said: nothing beyond what is applied here may be let go for it.
             let now = persisted.map_or(0, |index| index.saturating_add(1));
             let now = now.min(self.applier.state().next_index());

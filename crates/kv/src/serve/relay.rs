@@ -108,12 +108,12 @@ pub(super) fn request(head: Head, body: RelayBody) -> Option<Request<Body>> {
 
 /// A request's body, filled by the driver and emptied by the service.
 pub(super) fn body(stream: u32, inbox: Arc<Inbox>) -> (BodySender, RelayBody) {
-    let pieces = Arc::new(Mutex::default());
+    let shared = Arc::new(Mutex::default());
     let sender = BodySender {
-        pieces: pieces.clone(),
+        shared: shared.clone(),
     };
     let body = RelayBody {
-        pieces,
+        shared,
         stream,
         inbox,
     };
@@ -121,8 +121,9 @@ pub(super) fn body(stream: u32, inbox: Arc<Inbox>) -> (BodySender, RelayBody) {
 }
 
 #[derive(Default)]
-struct Pieces {
-    /// In one piece: a client chooses how small its frames are, and each would cost more than it holds.
+struct Shared {
+    /// In one piece: a client chooses how small its frames are, and each would cost more than it holds. As it grows, its room may be
+    /// twice its length.
     waiting: BytesMut,
     end: Option<Result<(), Status>>,
     service: Option<Waker>,
@@ -130,16 +131,16 @@ struct Pieces {
 
 /// The driver's end. Dropped before the end was sent, it breaks the body off.
 pub(super) struct BodySender {
-    pieces: Arc<Mutex<Pieces>>,
+    shared: Arc<Mutex<Shared>>,
 }
 
 impl BodySender {
     /// Nothing comes after an end.
     pub fn send(&self, piece: Bytes) {
         if !piece.is_empty() {
-            self.change(|pieces| {
-                if pieces.end.is_none() {
-                    pieces.waiting.extend_from_slice(&piece);
+            self.change(|shared| {
+                if shared.end.is_none() {
+                    shared.waiting.extend_from_slice(&piece);
                 }
             });
         }
@@ -147,18 +148,18 @@ impl BodySender {
 
     /// No more comes; an error says why before its time, and takes the place of what waits. Only the first end counts.
     pub fn end(&self, end: Result<(), Status>) {
-        self.change(|pieces| {
-            if pieces.end.is_none() && end.is_err() {
-                pieces.waiting.clear();
+        self.change(|shared| {
+            if shared.end.is_none() && end.is_err() {
+                shared.waiting.clear();
             }
-            pieces.end.get_or_insert(end);
+            shared.end.get_or_insert(end);
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Pieces)) {
-        let mut pieces = lock(&self.pieces);
-        change(&mut pieces);
-        if let Some(service) = pieces.service.take() {
+    fn change(&self, change: impl FnOnce(&mut Shared)) {
+        let mut shared = lock(&self.shared);
+        change(&mut shared);
+        if let Some(service) = shared.service.take() {
             service.wake();
         }
     }
@@ -172,7 +173,7 @@ impl Drop for BodySender {
 
 /// The service's end.
 pub(super) struct RelayBody {
-    pieces: Arc<Mutex<Pieces>>,
+    shared: Arc<Mutex<Shared>>,
     stream: u32,
     inbox: Arc<Inbox>,
 }
@@ -185,34 +186,34 @@ impl hyper::body::Body for RelayBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut pieces = lock(&self.pieces);
-        let piece = std::mem::take(&mut pieces.waiting).freeze();
+        let mut shared = lock(&self.shared);
+        let piece = std::mem::take(&mut shared.waiting).freeze();
         if !piece.is_empty() {
-            drop(pieces);
+            drop(shared);
             self.inbox.take(self.stream, piece.len());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        match &mut pieces.end {
+        match &mut shared.end {
             Some(Ok(())) => Poll::Ready(None),
             Some(error) => {
                 let error = std::mem::replace(error, Ok(()));
                 Poll::Ready(error.err().map(Err))
             }
             None => {
-                pieces.service = Some(context.waker().clone());
+                shared.service = Some(context.waker().clone());
                 Poll::Pending
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let pieces = lock(&self.pieces);
-        pieces.waiting.is_empty() && matches!(pieces.end, Some(Ok(())))
+        let shared = lock(&self.shared);
+        shared.waiting.is_empty() && matches!(shared.end, Some(Ok(())))
     }
 }
 
-fn lock(pieces: &Mutex<Pieces>) -> MutexGuard<'_, Pieces> {
-    pieces.lock().expect("no service panics with it")
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().expect("no service panics with it")
 }
 
 #[cfg(test)]

@@ -80,22 +80,15 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
 }
 
 fn below_zero(flag: &str, value: &str) -> String {
-    // What these take at least depends on another flag.
-    let beside = match flag {
-        "--election-timeout" => Some(format!(
-            "{HEARTBEATS_PER_ELECTION} times --heartbeat-interval"
-        )),
-        "--log-retention-bytes" => Some("--log-segment-bytes".into()),
-        _ => None,
+    let bound = LEASTS.iter().find(|(name, _)| *name == flag);
+    let bound = bound.map_or(0, |(_, least)| *least);
+    let least = match flag {
+        // What these take at least depends on another flag.
+        "--election-timeout" => format!("{HEARTBEATS_PER_ELECTION} times --heartbeat-interval"),
+        "--log-retention-bytes" => "--log-segment-bytes".to_owned(),
+        _ => bound.to_string(),
     };
-    match beside {
-        Some(least) => format!("{flag}: {value} is below 0; give {least} or more"),
-        None => {
-            let least = LEASTS.iter().find(|(name, _)| *name == flag);
-            let least = least.map_or(0, |(_, least)| *least);
-            format!("{flag}: {value} is below {least}; give {least} or more")
-        }
-    }
+    format!("{flag}: {value} is below {bound}; give {least} or more")
 }
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ async fn begin(
     let spool = Arc::new(blocking.run(create).await.flatten()?);
     core.count(|counters| counters.snapshots.made += 1);
     tokio::spawn(fill(core.clone(), spool.clone(), source));
-    // Another gives its disk space back before this one needs any. Whoever takes this one will want the log from there on.
+    // Another begins to give its disk space back before this one needs much. Whoever takes this one will want the log from there on.
     Ok(keep(core, kept, spool))
 }
 

@@ -6,6 +6,7 @@ mod model;
 mod pieces;
 mod power_loss;
 mod random;
+mod random_watches;
 mod semantics;
 mod snapshots;
 mod threads;

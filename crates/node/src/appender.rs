@@ -28,7 +28,7 @@ use crate::links::{LinkCommand, WINDOW_BYTES, channel, obey, overdue, session};
 use crate::message::{
     Empty, EntriesHead, FeedFrom, FeedStart, Mismatch, NeedSnapshot, PositionHead, Start,
 };
-use crate::tree_loop::Input;
+use crate::tree_handle::Input;
 use crate::tree_wire::RegisterBytes;
 use crate::wire::{Kind, PacketReader, garbage, write_packet};
 use bytes::Bytes;

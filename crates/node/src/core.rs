@@ -25,7 +25,7 @@ use crate::roles::{Changes, Tenure};
 use crate::snapshot::Snapshots;
 use crate::status::{Counters, NodeEvent, Positions, Role, Status};
 use crate::steps::Step;
-use crate::tree_loop::TreeHandle;
+use crate::tree_handle::TreeHandle;
 use crate::unfed::Unfed;
 use bytes::Bytes;
 use eaves_log::Frame;

@@ -5,7 +5,7 @@ use crate::edges;
 use crate::message::{Call, DescribeCall, PeerAtBytes, Reply, RowBytes, Rows, SnapshotBytes};
 use crate::status::TreePicture;
 use crate::survey::{ASKED_AT_ONCE, Survey};
-use crate::tree_loop::{Inspection, PeerAt};
+use crate::tree_handle::{Inspection, PeerAt};
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use std::sync::Arc;

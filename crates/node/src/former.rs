@@ -2,7 +2,7 @@
 
 use crate::describe::{milliseconds, peer_bytes};
 use crate::message::FormerBytes;
-use crate::tree_loop::PeerAt;
+use crate::tree_handle::PeerAt;
 use eaves_tree::{Address, Event, Instant, LeaveReason, Left, NodeId, TreeNode};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -11,7 +11,7 @@ use crate::peer::client::Greeted;
 use crate::position::LogIdBytes;
 use crate::snapshot::{self, Received};
 use crate::status::NodeEvent;
-use crate::tree_loop::{Input, LinkSender};
+use crate::tree_handle::{Input, LinkSender};
 use crate::tree_wire::RegisterBytes;
 use crate::wire::{Kind, Packet, PacketReader, garbage, write_packet};
 use bytes::Bytes;

@@ -46,6 +46,7 @@ mod status;
 mod steer;
 mod steps;
 mod survey;
+mod tree_handle;
 mod tree_loop;
 mod tree_wire;
 mod unfed;

@@ -2,7 +2,7 @@
 //!
 //! [`crate::appender`] is the upstream's end, [`crate::intake`] the listener's.
 
-use crate::tree_loop::LinkSender;
+use crate::tree_handle::LinkSender;
 use crate::tree_wire::SessionBytes;
 use crate::wire::{Kind, Packet, garbage, write_packet};
 use eaves_tree::Message;

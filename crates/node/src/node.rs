@@ -30,7 +30,7 @@ use crate::status::{
     Counters, EdgeLag, NodeEvent, Positions, Role, SnapshotProgress, Status, TreePicture, TreeRow,
 };
 use crate::steer::Steering;
-use crate::tree_loop::TreeHandle;
+use crate::tree_handle::TreeHandle;
 use crate::unfed::Unfed;
 use bytes::Bytes;
 use eaves_log::DirLock;

@@ -12,7 +12,7 @@ use crate::error::SteerError;
 use crate::explain::Explained;
 use crate::message::{Call, Empty, PeerAtBytes, Reason, Reject, Reply};
 use crate::peer::client::CallError;
-use crate::tree_loop::{Input, PeerAt, Wish};
+use crate::tree_handle::{Input, PeerAt, Wish};
 use eaves_tree::{Address, NodeId, Peer};
 use prost::{Message, Oneof};
 use std::sync::Arc;

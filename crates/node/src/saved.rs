@@ -4,7 +4,7 @@
 use crate::config::StartAs;
 use crate::core::Core;
 use crate::dir::Dir;
-use crate::tree_loop::Input;
+use crate::tree_handle::Input;
 use crate::tree_wire::{SavedBytes, TreeWireError};
 use eaves_tree::{Address, Saved};
 use prost::Message;

@@ -10,7 +10,7 @@ use crate::orders::{
     self, AvoidOrder, DrainOrder, KickOrder, Order, OrderReply, PinOrder, UpstreamsOrder,
 };
 use crate::status::{Role, TreePicture, TreeRow};
-use crate::tree_loop::PeerAt;
+use crate::tree_handle::PeerAt;
 use crate::what_if::{Forecast, what_if_down};
 use std::sync::Arc;
 use std::time::Duration;

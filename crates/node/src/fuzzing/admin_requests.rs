@@ -8,7 +8,7 @@ use crate::orders::{Order, OrderCall};
 use crate::roles::RolesCall;
 use crate::status::TreePicture;
 use crate::survey::Survey;
-use crate::tree_loop::Wish;
+use crate::tree_handle::Wish;
 use crate::tree_wire::SavedBytes;
 use crate::what_if::what_if_down;
 use arbitrary::Unstructured;

@@ -16,7 +16,7 @@ use crate::orders;
 use crate::recover::Origin;
 use crate::roles;
 use crate::snapshot;
-use crate::tree_loop::Asked;
+use crate::tree_handle::Asked;
 use crate::wire::{Kind, MAX_PACKET_BYTES, PacketReader, garbage, put_packet, write_packet};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;

@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::describe;
 use crate::message::{Call, Empty, Reason, Reject, Reply};
 use crate::orders::{self, Order, OrderReply};
-use crate::tree_loop::PeerAt;
+use crate::tree_handle::PeerAt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

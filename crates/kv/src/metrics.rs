@@ -370,6 +370,17 @@ fn log_metrics(replica: &Replica, page: &mut Page) {
         "Length of the log's segment files together.",
         log.disk_bytes,
     );
+    let counters = replica.node.counters();
+    page.counter(
+        "state_commits_total",
+        "Times that a piece of the applied state was made durable.",
+        counters.state_commits,
+    );
+    page.counter(
+        "state_commit_seconds_total",
+        "How long that took together, waiting for the disk included.",
+        seconds(counters.state_commit_time),
+    );
 }
 
 fn store_metrics(replica: &Replica, page: &mut Page) {

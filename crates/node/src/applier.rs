@@ -126,6 +126,11 @@ impl Applier {
         self.machine.persist(durable_index)
     }
 
+    /// Whether [`Applier::persist`] has something to do though nothing was applied since.
+    pub fn has_upkeep(&self) -> bool {
+        self.machine.has_upkeep()
+    }
+
     /// About how much is applied but not durable.
     pub fn unpersisted_bytes(&self) -> usize {
         self.machine.unpersisted_bytes()

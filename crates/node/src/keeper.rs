@@ -3,7 +3,8 @@
 //! State: durable about every [`PERSIST_INTERVAL`], so that a restart re-applies little, and never ahead of the durable log. The state
 //! machine does it piece by piece; between two pieces whoever waits for one has its turn, and whoever waits for room goes on. Nobody
 //! waits for most pieces, so between two of those the keeper rests ([`REST`]): what became of half a second's writes, made durable in one
-//! go, was seen to hold up the writes of now on a machine with few processors. Log: an
+//! go, was seen to hold up the writes of now on a machine with few processors. The upkeep of the state, such as a compaction, goes on in
+//! pieces with rests too, until none is left. Log: an
 //! entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since every
 //! entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours.
 
@@ -24,8 +25,12 @@ pub const PERSIST_INTERVAL: Duration = Duration::from_millis(500);
 /// Applied but not yet durable bytes beyond which applying waits. With the log's cache, the larger part of a busy node's memory.
 pub const UNPERSISTED_MAX_BYTES: usize = 64 << 20;
 
-/// How long the keeper rests after a piece that nobody waits for, in times that the piece took; at most [`PERSIST_INTERVAL`].
+/// How long the keeper rests after a piece that nobody waits for, in times that the piece took; at least [`REST_MIN`] and at most
+/// [`PERSIST_INTERVAL`].
 const REST: u32 = 3;
+
+/// A piece that took next to no time is followed by a rest all the same.
+const REST_MIN: Duration = Duration::from_millis(5);
 
 /// Applied but not yet durable bytes beyond which the keeper does not rest: somebody may have to wait soon.
 const RESTLESS_BYTES: usize = UNPERSISTED_MAX_BYTES / 4;
@@ -49,6 +54,15 @@ enum Pace {
     Restless,
 }
 
+/// What making the state durable came to since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Commits {
+    /// Pieces, those that had nothing left to do among them.
+    pub count: u64,
+    /// How long they took together.
+    pub time: Duration,
+}
+
 /// Persists and releases. One per node, kept across changes of role.
 pub(crate) struct Keeper {
     flusher: Arc<Flusher>,
@@ -57,6 +71,7 @@ pub(crate) struct Keeper {
     blocking: Blocking,
     /// One past the last index in the durable state.
     persisted_end: watch::Sender<u64>,
+    commits: Mutex<Commits>,
     /// On a voter: tells Raft that the log up to an index should go.
     purge: Mutex<Option<Purge>>,
     /// The log from here on is wanted by whoever takes a snapshot; `u64::MAX` when nobody does.
@@ -78,6 +93,7 @@ impl Keeper {
             retention_bytes,
             blocking,
             persisted_end,
+            commits: Mutex::default(),
             purge: Mutex::default(),
             held_from: AtomicU64::new(u64::MAX),
             turn: tokio::sync::Mutex::default(),
@@ -89,6 +105,11 @@ impl Keeper {
         *self.purge.lock().unwrap() = purge;
     }
 
+    /// What making the state durable came to.
+    pub fn commits(&self) -> Commits {
+        *self.commits.lock().unwrap()
+    }
+
     /// Keeps the log from index `from` on, beyond the retention bound but not beyond [`HELD_FACTOR`] times it: what follows a snapshot
     /// that is on its way (B9).
     pub fn hold(&self, from: Option<u64>) {
@@ -98,20 +119,26 @@ impl Keeper {
 
     /// Works until an I/O error; returns it. The node must stop then.
     pub async fn run(self: Arc<Keeper>) -> io::Error {
+        let mut pause = PERSIST_INTERVAL;
         loop {
-            tokio::time::sleep(PERSIST_INTERVAL).await;
-            if let Err(error) = self.turn().await {
-                return error;
+            tokio::time::sleep(pause).await;
+            match self.turn().await {
+                Ok(next) => pause = next,
+                Err(error) => return error,
             }
         }
     }
 
-    async fn turn(&self) -> io::Result<()> {
+    /// Returns how long to pause until the next.
+    async fn turn(&self) -> io::Result<Duration> {
         self.flusher.kick();
         let durable_end = *self.flusher.durable_end().borrow();
-        self.persist_to(durable_end, Pace::Restful).await?;
+        let took = self.persist_to(durable_end, Pace::Restful).await?;
         self.release();
-        Ok(())
+        match self.applier.has_upkeep() {
+            true => Ok(rest_after(took)),
+            false => Ok(PERSIST_INTERVAL),
+        }
     }
 
     /// Waits until all that is applied at this moment is durable, which the next turn makes it. Unlike [`Keeper::persist_applied`] it adds
@@ -134,7 +161,7 @@ impl Keeper {
         let end = self.applier.state().next_index();
         let log_end = self.flusher.log().last_id().map_or(0, |id| id.index + 1);
         self.log_durable(end.min(log_end)).await?;
-        self.persist_to(end, Pace::Restless).await
+        self.persist_to(end, Pace::Restless).await.map(drop)
     }
 
     /// Says that the state was replaced by a durable one that ends before index `end`.
@@ -188,23 +215,23 @@ impl Keeper {
         }
     }
 
-    /// Makes durable what is applied now, of that what comes before index `end`.
-    async fn persist_to(&self, end: u64, pace: Pace) -> io::Result<()> {
+    /// Makes durable what is applied now, of that what comes before index `end`. Returns how long the last piece took.
+    async fn persist_to(&self, end: u64, pace: Pace) -> io::Result<Duration> {
         let target_end = end.min(self.applier.state().next_index());
         loop {
             // Even when nothing was applied since: the state machine may have work of its own left, such as a compaction.
             let turn = self.turn.lock().await;
             let before = *self.persisted_end.borrow();
-            let begin = Instant::now();
+            let time_before = self.commits().time;
             let now = self.persist_piece(end).await?;
-            let took = begin.elapsed();
+            let took = self.commits().time - time_before;
             drop(turn);
             if now >= target_end || now == before {
-                return Ok(());
+                return Ok(took);
             }
             if pace == Pace::Restful && self.applier.unpersisted_bytes() <= RESTLESS_BYTES {
-                // At most as long as between two turns, and the log is not to wait for the end of this one.
-                tokio::time::sleep((took * REST).min(PERSIST_INTERVAL)).await;
+                // The log is not to wait for the end of this turn.
+                tokio::time::sleep(rest_after(took)).await;
                 self.flusher.kick();
             }
         }
@@ -216,7 +243,12 @@ impl Keeper {
         if let Some(durable_index) = end.checked_sub(1) {
             let applier = self.applier.clone();
             let persist = move || applier.persist(durable_index);
+            let begin = Instant::now();
             let persisted = self.blocking.run(persist).await??;
+            let mut commits = self.commits.lock().unwrap();
+            commits.count += 1;
+            commits.time += begin.elapsed();
+            drop(commits);
             // An index in a received state is what another node said: nothing beyond what is applied here may be let go for it.
             let now = persisted.map_or(0, |index| index.saturating_add(1));
             let now = now.min(self.applier.state().next_index());
@@ -264,6 +296,11 @@ impl Keeper {
             }
         }
     }
+}
+
+/// After a piece that took so long.
+fn rest_after(took: Duration) -> Duration {
+    (took * REST).clamp(REST_MIN, PERSIST_INTERVAL)
 }
 
 #[cfg(test)]

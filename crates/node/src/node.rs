@@ -264,8 +264,11 @@ impl Node {
 
     /// This node's counters.
     pub fn counters(&self) -> Counters {
+        let commits = self.core.keeper.commits();
         Counters {
             feed_cpu: self.core.feed_cpu.spent(),
+            state_commits: commits.count,
+            state_commit_time: commits.time,
             ..self.core.counters.lock().unwrap().clone()
         }
     }

@@ -47,6 +47,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// that takes a fraction of a second, as who applies may be waiting for [`unpersisted_bytes`](StateMachine::unpersisted_bytes) to fall.
     fn persist(&self, durable_index: u64) -> io::Result<Option<u64>>;
 
+    /// Whether [`persist`](StateMachine::persist) would do something though nothing was applied since, such as a part of a compaction. The
+    /// node then asks again after a rest of a few times what the last piece took, instead of twice a second.
+    fn has_upkeep(&self) -> bool {
+        false
+    }
+
     /// About how many bytes are applied but not durable. The node holds back when they grow too many.
     fn unpersisted_bytes(&self) -> usize {
         0

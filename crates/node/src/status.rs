@@ -207,6 +207,10 @@ pub struct Counters {
     pub feed_entries: u64,
     /// Processor time spent on feeding listeners (B18: stays zero on a leader), sampled; what is read for them from disk is left out.
     pub feed_cpu: Duration,
+    /// Times that a piece of the applied state was made durable.
+    pub state_commits: u64,
+    /// How long that took together, waiting for the disk included.
+    pub state_commit_time: Duration,
     /// Snapshots sent and received (B9).
     pub snapshots: SnapshotCounters,
     /// Times this listener found a new upstream, by why it looked for one.

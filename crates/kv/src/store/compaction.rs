@@ -5,6 +5,9 @@
 //! the index in short steps, and removes what it found there from disk as a part of later persists, a bounded number of rows at a time.
 //! Nothing that can be asked for depends on how far the scrub is.
 //!
+//! The index is in the order of keys, the rows are in that of revisions. So the scrub first finds many, and then removes them in the order
+//! of the rows: neighbours are in one page, which is then written once and not once for each of them.
+//!
 //! The scrub only begins when the compaction is durable, so it never touches the overlay and a crash can undo neither.
 
 use super::error::KvError;
@@ -12,17 +15,23 @@ use super::range::{State, header};
 use super::record::Revision;
 use super::table::RecordWriter;
 use crate::proto::etcdserverpb::CompactionResponse;
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::RwLock;
 
 /// Keys the scrub looks at while it holds the state's lock once: some hundred microseconds.
-const KEYS_PER_LOCK: usize = 1024;
+const KEYS_PER_LOCK: usize = 256;
 
 /// Keys the scrub looks at in one persist.
-const KEYS_PER_PERSIST: usize = 256 * 1024;
+const KEYS_PER_PERSIST: usize = 16 * 1024;
 
-/// Rows the scrub removes in one persist: some tens of milliseconds.
-const ROWS_PER_PERSIST: usize = 10_000;
+/// Revisions the scrub finds in one persist, but for those of one step more: some milliseconds.
+const FOUND_PER_PERSIST: usize = 8 * 1024;
+
+/// Revisions the scrub finds before it removes their rows, if the index does not end before: some 24 MiB of them.
+const FOUND_MAX: usize = 1 << 20;
+
+/// Rows the scrub removes in one persist: some ten milliseconds.
+const ROWS_PER_PERSIST: usize = 2_000;
 
 /// Executes a compaction at `revision`; etcd's `Compact`, first half.
 pub fn compact(state: &mut State, revision: i64) -> Result<CompactionResponse, KvError> {
@@ -51,8 +60,10 @@ pub struct Scrub {
 struct Pass {
     compact_revision: i64,
     walk: Walk,
-    /// Found but not removed from disk yet.
-    garbage: VecDeque<Revision>,
+    /// Unreachable and not yet removed from disk.
+    found: BTreeSet<Revision>,
+    /// Whether enough is found: it is removed before more is looked for.
+    removes: bool,
 }
 
 #[derive(Debug)]
@@ -80,36 +91,18 @@ impl Scrub {
         self.under_way.is_some() || self.scrubbed_revision < durable_compact_revision
     }
 
-    /// Walks on through the index, forgetting what is unreachable there.
-    pub fn find(&mut self, state: &RwLock<State>, durable_compact_revision: i64) {
+    /// Walks on through the index, forgetting what is unreachable there, until enough is found to be removed; true when it is.
+    pub fn find(&mut self, state: &RwLock<State>, durable_compact_revision: i64) -> bool {
         if !self.has_work(durable_compact_revision) {
-            return;
+            return false;
         }
-        let pass = self.under_way.get_or_insert_with(|| Pass {
-            compact_revision: durable_compact_revision,
-            walk: Walk::After(None),
-            garbage: VecDeque::new(),
-        });
-        for _ in 0..KEYS_PER_PERSIST / KEYS_PER_LOCK {
-            let Walk::After(key) = &pass.walk else {
-                return;
-            };
-            if pass.garbage.len() >= ROWS_PER_PERSIST {
-                return;
-            }
-            let mut found = Vec::new();
-            let next = super::write(state).index.trim(
-                key.as_deref(),
-                KEYS_PER_LOCK,
-                pass.compact_revision,
-                &mut found,
-            );
-            pass.garbage.extend(found);
-            pass.walk = match next {
-                Some(key) => Walk::After(Some(key)),
-                None => Walk::Done,
-            };
+        let pass = self
+            .under_way
+            .get_or_insert_with(|| Pass::new(durable_compact_revision));
+        if !pass.removes {
+            pass.find(state);
         }
+        pass.removes
     }
 
     /// Removes rows that were found; returns the bytes they took.
@@ -117,15 +110,54 @@ impl Scrub {
         let Some(pass) = &mut self.under_way else {
             return Ok(0);
         };
-        let rows = pass.garbage.len().min(ROWS_PER_PERSIST);
         let mut bytes = 0;
-        for revision in pass.garbage.drain(..rows) {
+        for _ in 0..ROWS_PER_PERSIST {
+            let Some(revision) = pass.found.pop_first() else {
+                break;
+            };
             bytes += records.remove(revision)?;
         }
-        if pass.garbage.is_empty() && matches!(pass.walk, Walk::Done) {
+        pass.removes = !pass.found.is_empty();
+        if !pass.removes && matches!(pass.walk, Walk::Done) {
             self.scrubbed_revision = pass.compact_revision;
             self.under_way = None;
         }
         Ok(bytes)
+    }
+}
+
+impl Pass {
+    fn new(compact_revision: i64) -> Self {
+        Self {
+            compact_revision,
+            walk: Walk::After(None),
+            found: BTreeSet::new(),
+            removes: false,
+        }
+    }
+
+    fn find(&mut self, state: &RwLock<State>) {
+        let enough = FOUND_MAX.min(self.found.len() + FOUND_PER_PERSIST);
+        for _ in 0..KEYS_PER_PERSIST / KEYS_PER_LOCK {
+            let Walk::After(key) = &self.walk else {
+                break;
+            };
+            if self.found.len() >= enough {
+                break;
+            }
+            let mut found = Vec::new();
+            let next = super::write(state).index.trim(
+                key.as_deref(),
+                KEYS_PER_LOCK,
+                self.compact_revision,
+                &mut found,
+            );
+            self.found.extend(found);
+            self.walk = match next {
+                Some(key) => Walk::After(Some(key)),
+                None => Walk::Done,
+            };
+        }
+        self.removes = self.found.len() >= FOUND_MAX || matches!(self.walk, Walk::Done);
     }
 }

@@ -84,7 +84,7 @@ use persist::Durable;
 use range::{ReadError, State};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use table::StateFile;
 use tokio::sync::{Semaphore, watch as watch_channel};
@@ -124,6 +124,8 @@ struct Shared {
     in_use_bytes: AtomicU64,
     /// Bytes of the state file, likewise.
     file_bytes: AtomicU64,
+    /// Whether the next persist has a part of the scrub to do, likewise.
+    has_upkeep: AtomicBool,
 }
 
 impl Store {
@@ -166,6 +168,7 @@ impl Store {
             in_use_bytes: AtomicU64::new(durable.in_use_bytes),
             file_bytes: AtomicU64::new(durable.file.len_bytes()?),
             durable: Mutex::new(durable),
+            has_upkeep: AtomicBool::new(false),
         };
         Ok(Store {
             shared: Arc::new(shared),
@@ -265,9 +268,16 @@ impl StateMachine for Store {
             .overlay
             .piece(durable_index, PIECE_BYTES);
         durable.persist(&self.shared.state, piece, handed_out)?;
+        self.shared
+            .has_upkeep
+            .store(durable.may_scrub(handed_out), Ordering::Relaxed);
         self.shared.publish(&durable);
         let notes = &durable.notes;
         Ok(notes.position.as_ref().map(|_| notes.index))
+    }
+
+    fn has_upkeep(&self) -> bool {
+        self.shared.has_upkeep.load(Ordering::Relaxed)
     }
 
     fn unpersisted_bytes(&self) -> usize {

@@ -70,16 +70,12 @@ impl Durable {
                 cause: io::Error::other("a received snapshot may have taken its place"),
             });
         }
-        let compact_revision = self.notes.compact_revision;
-        let scrubs = piece.as_ref().is_none_or(|piece| piece.is_last)
-            && compact_revision <= watched_revision
-            && self.scrub.has_work(compact_revision);
+        let removes = piece.as_ref().is_none_or(|piece| piece.is_last)
+            && self.may_scrub(watched_revision)
+            && self.scrub.find(state, self.notes.compact_revision);
         let target = piece.map(|piece| piece.target);
-        if target.is_none() && !scrubs {
+        if target.is_none() && !removes {
             return Ok(());
-        }
-        if scrubs {
-            self.scrub.find(state, compact_revision);
         }
         let mut writer = self.file.begin()?;
         let scrub = &mut self.scrub;
@@ -91,7 +87,7 @@ impl Durable {
                     Ok(())
                 })?;
             }
-            let removed = if scrubs { scrub.remove(records)? } else { 0 };
+            let removed = if removes { scrub.remove(records)? } else { 0 };
             Ok((added, removed))
         })?;
         let mut notes = self.notes.clone();
@@ -113,6 +109,12 @@ impl Durable {
         };
         drop(leaving);
         Ok(())
+    }
+
+    /// Whether there is a part of the scrub to do, and nothing forbids it: see [`Durable::persist`].
+    pub fn may_scrub(&self, watched_revision: i64) -> bool {
+        let compact_revision = self.notes.compact_revision;
+        compact_revision <= watched_revision && self.scrub.has_work(compact_revision)
     }
 }
 

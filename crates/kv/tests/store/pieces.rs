@@ -160,11 +160,7 @@ fn a_scrub_waits_for_the_last_piece() {
     let disk = SimDisk::new();
     let store = open(&disk);
     let mut log = puts(WAITING, 4);
-    let compaction = CompactionRequest {
-        revision: WAITING as i64,
-        physical: false,
-    };
-    log.push(KvCommand::Compact(compaction).encode());
+    log.push(compaction(WAITING).encode());
     apply_singly(&store, &log, 0);
     let index = log.len() as u64;
     while store.persist(index).unwrap() < Some(index) {}
@@ -175,4 +171,48 @@ fn a_scrub_waits_for_the_last_piece() {
         assert_eq!(*scrubbed.borrow(), -1, "pieces are left");
     }
     assert_eq!(*scrubbed.borrow(), WAITING as i64, "nothing is left");
+}
+
+/// Rows are neighbours in the order of revisions; removed in that of the index, one key after the other, each would be alone in its page.
+#[test]
+fn a_scrub_removes_neighbours_together() {
+    const KEYS: usize = 500;
+    const VERSIONS: usize = 40;
+    const VALUE_BYTES: usize = 200;
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let put = |number: usize| PutRequest {
+        key: format!("key{:05}", number % KEYS).into(),
+        value: vec![number as u8; VALUE_BYTES].into(),
+        ..Default::default()
+    };
+    let mut log: Vec<Bytes> = (0..KEYS * VERSIONS)
+        .map(|number| KvCommand::Put(put(number)).encode())
+        .collect();
+    log.push(compaction(KEYS * VERSIONS).encode());
+    apply_log(&store, &log, 0);
+    let index = log.len() as u64;
+    while store.persist(index).unwrap() < Some(index) {}
+    let rows = store.db_size_in_use_bytes();
+    disk.start_trace();
+    while store.has_upkeep() {
+        store.persist(index).unwrap();
+    }
+    let written: usize = written_between_syncs(&disk.take_trace()).iter().sum();
+    let removed = (rows - store.db_size_in_use_bytes()) as usize;
+    assert!(
+        removed > (KEYS * (VERSIONS - 1) - KEYS) * VALUE_BYTES,
+        "{removed}"
+    );
+    assert!(
+        written < removed,
+        "{written} bytes written to remove {removed}"
+    );
+}
+
+fn compaction(revision: usize) -> KvCommand {
+    KvCommand::Compact(CompactionRequest {
+        revision: revision as i64,
+        physical: false,
+    })
 }

@@ -24,6 +24,8 @@ struct Slow {
     waiting: Mutex<VecDeque<u64>>,
     durable: Mutex<Option<u64>>,
     is_full: Mutex<bool>,
+    /// Pieces of work left besides what is applied.
+    upkeep: Mutex<u32>,
     /// What it says instead of where it stands.
     claims: Mutex<Option<u64>>,
 }
@@ -42,12 +44,18 @@ impl StateMachine for Slow {
         if *self.is_full.lock().unwrap() {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        let mut upkeep = self.upkeep.lock().unwrap();
+        *upkeep = upkeep.saturating_sub(1);
         let mut waiting = self.waiting.lock().unwrap();
         let mut durable = self.durable.lock().unwrap();
         if waiting.front().is_some_and(|index| *index <= durable_index) {
             *durable = waiting.pop_front();
         }
         Ok(self.claims.lock().unwrap().or(*durable))
+    }
+
+    fn has_upkeep(&self) -> bool {
+        *self.upkeep.lock().unwrap() > 0
     }
 
     fn unpersisted_bytes(&self) -> usize {
@@ -72,9 +80,13 @@ struct Bench {
 impl Bench {
     /// A keeper whose state machine has applied that many entries, of which the log has so many durably.
     async fn new(applied: u64, durable: u64) -> Bench {
+        Bench::with_latency(LATENCY, applied, durable).await
+    }
+
+    async fn with_latency(latency: Duration, applied: u64, durable: u64) -> Bench {
         let disk = Arc::new(SimDisk::new());
         let (log, _) = Log::open(disk.clone(), Path::new("/log"), Options::default()).unwrap();
-        let blocking = Blocking::Inline(LATENCY);
+        let blocking = Blocking::Inline(latency);
         let flusher = Flusher::start(log, blocking).unwrap();
         let machine = Arc::new(Slow::default());
         let applier = Applier::open(machine.clone(), Dir::new(disk, "/")).unwrap();
@@ -122,6 +134,8 @@ async fn all_that_is_applied_becomes_durable_however_many_pieces_it_takes() {
     bench.keeper.persist_applied().await.unwrap();
     assert_eq!(bench.persisted(), 5);
     assert_eq!(*bench.keeper.persisted_end.borrow(), 5);
+    let (count, time) = (5, 5 * LATENCY);
+    assert_eq!(bench.keeper.commits(), Commits { count, time });
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,4 +228,34 @@ async fn who_waits_for_all_that_is_applied_leaves_it_to_the_keepers_turn() {
     // One who finds no keeper at work does it in the end.
     bench.keeper.applied_is_durable().await.unwrap();
     assert_eq!(bench.persisted(), 3);
+}
+
+/// A compaction that removes some thousand rows twice a second would not keep up with who writes more.
+#[tokio::test(start_paused = true)]
+async fn upkeep_goes_on_between_rests_and_not_twice_a_second() {
+    let latency = Duration::from_millis(10);
+    let bench = Bench::with_latency(latency, 1, 1).await;
+    let pieces = 20;
+    *bench.machine.upkeep.lock().unwrap() = pieces;
+    let begin = Instant::now();
+    let keeping = tokio::spawn(bench.keeper.clone().run());
+    while bench.machine.has_upkeep() {
+        tokio::time::sleep(latency).await;
+    }
+    let slowest = PERSIST_INTERVAL + pieces * (1 + REST) * latency + 2 * latency;
+    assert!(begin.elapsed() <= slowest, "{:?}", begin.elapsed());
+    let rests = (pieces - 1) * REST * latency;
+    assert!(
+        begin.elapsed() >= PERSIST_INTERVAL + rests,
+        "{:?}",
+        begin.elapsed()
+    );
+    let done = bench.keeper.commits().count;
+    tokio::time::sleep(4 * PERSIST_INTERVAL).await;
+    let since = bench.keeper.commits().count - done;
+    assert!(
+        (3..=5).contains(&since),
+        "{since} turns of half a second in two"
+    );
+    keeping.abort();
 }

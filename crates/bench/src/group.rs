@@ -307,6 +307,11 @@ impl Group {
         Address::new("127.0.0.1", self.members[place].client_port)
     }
 
+    /// Where clients reach each member.
+    pub fn client_ports(&self) -> Vec<u16> {
+        self.members.iter().map(|one| one.client_port).collect()
+    }
+
     /// Memory of each member.
     pub fn resident_bytes(&self) -> Outcome<Vec<u64>> {
         self.processes()
@@ -356,7 +361,7 @@ pub async fn get(port: u16, path: &'static str) -> String {
 }
 
 /// The sum of all samples of one metric.
-fn sum_of(page: &str, name: &str) -> f64 {
+pub fn sum_of(page: &str, name: &str) -> f64 {
     let samples = page
         .lines()
         .filter_map(|line| line.strip_prefix(name))

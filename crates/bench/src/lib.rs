@@ -35,6 +35,7 @@ pub mod context;
 pub mod crowd;
 pub mod figures;
 pub mod group;
+mod happenings;
 pub mod load;
 pub mod plot;
 pub mod processor;

@@ -5,10 +5,13 @@ use crate::processor::Meter;
 use crate::results::Values;
 use eaves_kv::proto::etcdserverpb::kv_client::KvClient;
 use eaves_kv::proto::etcdserverpb::request_op::Request;
-use eaves_kv::proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
+use eaves_kv::proto::etcdserverpb::{
+    CompactionRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 use eaves_server::address::Address;
 use eaves_server::bench::{Measured, Operation, Plan, run_load};
 use eaves_server::failure::{Failure, Outcome};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -141,6 +144,38 @@ pub async fn fill_by_transactions(server: Address, keys: u64, value_bytes: usize
         done.map_err(|status| failed(status.to_string()))?;
     }
     fill(server, one_by_one, value_bytes).await
+}
+
+/// Gives up, again and again after so long, the history up to where the store stood the time before. Ends when a server refuses.
+pub async fn compact_every(server: Address, pause: Duration) -> Failure {
+    match compactions(&server, pause).await {
+        Err(cause) => Failure::failed(format!("cannot compact {server}: {cause}")),
+    }
+}
+
+async fn compactions(
+    server: &Address,
+    pause: Duration,
+) -> Result<Infallible, Box<dyn std::error::Error>> {
+    let channel = Endpoint::from_shared(server.url())?.connect().await?;
+    let mut client = KvClient::new(channel);
+    let any = RangeRequest {
+        key: "/bench/".into(),
+        ..Default::default()
+    };
+    let mut before = None;
+    loop {
+        let answer = client.range(any.clone()).await?.into_inner();
+        let revision = answer.header.unwrap_or_default().revision;
+        if let Some(revision) = before.replace(revision) {
+            let request = CompactionRequest {
+                revision,
+                physical: false,
+            };
+            client.compact(request).await?;
+        }
+        tokio::time::sleep(pause).await;
+    }
 }
 
 async fn transactions(

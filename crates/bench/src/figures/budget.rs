@@ -76,7 +76,7 @@ async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
             ),
             (PUT, Operation::put(loads::VALUE_BYTES)),
         ] {
-            for group in &groups {
+            for group in loads::in_order(&groups, round) {
                 let load = Load {
                     operation: operation.clone(),
                     ..loads::puts(1, 1)

@@ -23,6 +23,8 @@ const CASES: [(usize, &str); 4] = [
     (32, "32 downstreams"),
     (128, "128 downstreams"),
 ];
+/// Nothing that was in the log before a start is in the memory that the log keeps its newest entries in.
+const FROM_DISK: (usize, &str) = (32, "32 downstreams, read from files");
 
 /// The figure.
 pub const FIGURE: Figure = Figure {
@@ -30,7 +32,8 @@ pub const FIGURE: Figure = Figure {
     title: "One node feeding many from its log, beside a raw stream",
     minutes: 4,
     about: "Two voters, so that one of them feeds all; it holds 50,000 entries with values of 256 bytes, and listeners that have nothing get \
-            all of them, in batches as large as they come. The listeners are one process of the library, and take most of the processors: \
+            all of them, in batches as large as they come: from memory, since its log keeps the newest 32 MiB there, and once more from files, \
+            after a restart. The listeners are one process of the library, and take most of the processors: \
             they write a log and apply, where the raw stream's reader throws away. Rates are from the first byte fed until the last listener \
             has applied all. The raw stream carries as many bytes over one connection of loopback.",
     metrics: &[
@@ -71,6 +74,16 @@ pub const FIGURE: Figure = Figure {
             over: None,
             bound: Bound::AtMost(0.25),
         },
+        Target {
+            what: "feeding node's CPU per entry and downstream, 32 downstreams, read from files",
+            metric: "cpu",
+            of: Place {
+                case: FROM_DISK.1,
+                side: SIDE,
+            },
+            over: None,
+            bound: Bound::AtMost(0.25),
+        },
     ],
     plotted: &[
         Plotted {
@@ -102,7 +115,7 @@ fn run<'a>(context: &'a Context, recorder: &'a mut Recorder) -> Running<'a> {
 async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
     // Raft's snapshots would let go of the log that is to be fed.
     let flags = ["--capacity", "128", "--snapshot-count", "100000000"];
-    let group = Group::start(&context.programs.eaves, 2, &context.data, &flags).await?;
+    let mut group = Group::start(&context.programs.eaves, 2, &context.data, &flags).await?;
     let leader = group.leader().await?;
     let entries = context.amount(50_000, 2_000);
     fill(group.address(leader), entries, loads::VALUE_BYTES).await?;
@@ -110,6 +123,13 @@ async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
         for (count, case) in CASES {
             feed(context, recorder, &group, (leader, count, case, round)).await?;
         }
+    }
+    group.stop().await;
+    group.start_all().await?;
+    let leader = group.leader().await?;
+    let (count, case) = FROM_DISK;
+    for round in 1..=context.rounds {
+        feed(context, recorder, &group, (leader, count, case, round)).await?;
     }
     Ok(())
 }

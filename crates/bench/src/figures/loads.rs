@@ -101,6 +101,15 @@ pub async fn groups(context: &Context, size: usize, flags: &[&str]) -> Outcome<V
     Ok(groups)
 }
 
+/// What is measured in a round, in every second round the other way round: who comes first is nobody's advantage.
+pub fn in_order<T>(all: &[T], round: u32) -> Vec<&T> {
+    let mut all: Vec<&T> = all.iter().collect();
+    if round.is_multiple_of(2) {
+        all.reverse();
+    }
+    all
+}
+
 /// One load on the leader of each group in turn, round by round.
 pub async fn in_turn(
     context: &Context,
@@ -136,10 +145,22 @@ async fn for_rounds(
     (load, time): (&Load, Duration),
 ) -> Outcome {
     for round in rounds {
-        for group in groups {
+        for group in in_order(groups, round) {
             let values = load.measure(group, context.time(time)).await?;
             recorder.add(case, x, group.side(), round, values);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_order;
+
+    #[test]
+    fn every_second_round_goes_the_other_way_round() {
+        assert_eq!(in_order(&[1, 2, 3], 1), [&1, &2, &3]);
+        assert_eq!(in_order(&[1, 2, 3], 2), [&3, &2, &1]);
+        assert_eq!(in_order(&[1, 2, 3], 3), [&1, &2, &3]);
+    }
 }

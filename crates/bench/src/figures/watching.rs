@@ -109,9 +109,9 @@ async fn measure(context: &Context, recorder: &mut Recorder) -> Outcome {
         }
     }
     for round in 1..=context.few_rounds {
-        for case in [NONE, MANY] {
-            for group in &groups {
-                one_round(context, recorder, group, (case, round)).await?;
+        for case in loads::in_order(&[NONE, MANY], round) {
+            for group in loads::in_order(&groups, round) {
+                one_round(context, recorder, group, (*case, round)).await?;
             }
         }
     }
@@ -169,8 +169,7 @@ async fn one_round(
     ]);
     if wanted > 0 {
         all.extend(values([
-            // A tick is the least that the kernel tells.
-            ("events_per_cpu", wanted as f64 / used.total().max(0.01)),
+            ("events_per_cpu", wanted as f64 / used.total()),
             ("client_cpu", used.own / wanted as f64 * 1e6),
             ("late", late.as_secs_f64()),
         ]));

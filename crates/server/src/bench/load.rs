@@ -27,10 +27,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the progress bar moves.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
+/// What [`Measured::longest`] is told of.
+pub const SLICE: Duration = Duration::from_millis(50);
+
 /// What was measured.
 pub struct Measured {
+    /// When the first request was due.
+    pub began: Instant,
     /// Of the requests that succeeded.
     pub latencies: Histogram,
+    /// The longest of those that were due in each [`SLICE`] since it began.
+    pub longest: Vec<Duration>,
     /// Failed requests, by message.
     pub errors: BTreeMap<String, u64>,
     /// Gets that found no key.
@@ -66,6 +73,7 @@ pub async fn run(plan: &Plan) -> Outcome<Measured> {
         permits.close();
     }
     let mut measured = load.measured.lock().expect("no client panicked");
+    measured.began = start;
     measured.elapsed = start.elapsed();
     Ok(std::mem::take(&mut *measured))
 }
@@ -128,6 +136,7 @@ impl Load {
         match answer {
             Ok(message) => {
                 measured.latencies.record(latency);
+                measured.note_longest(began - self.start, latency);
                 if matches!(self.plan.operation, Operation::Get { .. }) && found_nothing(message) {
                     measured.not_found += 1;
                 }
@@ -144,11 +153,21 @@ impl Measured {
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
+
+    fn note_longest(&mut self, due: Duration, latency: Duration) {
+        let slice = (due.as_nanos() / SLICE.as_nanos()) as usize;
+        if self.longest.len() <= slice {
+            self.longest.resize(slice + 1, Duration::ZERO);
+        }
+        self.longest[slice] = self.longest[slice].max(latency);
+    }
 }
 
 impl Default for Measured {
     fn default() -> Measured {
         Measured {
+            began: Instant::now(),
+            longest: Vec::new(),
             latencies: Histogram::new(),
             errors: BTreeMap::new(),
             not_found: 0,
@@ -243,5 +262,20 @@ async fn show_progress(load: Arc<Load>) {
     loop {
         tokio::time::sleep(PROGRESS_INTERVAL).await;
         bar.set_position(load.claimed.load(Ordering::Relaxed).min(load.plan.total));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slice_has_the_longest_of_what_was_due_in_it() {
+        let mut measured = Measured::default();
+        for (due_ms, latency_ms) in [(149, 3), (10, 1), (49, 7), (20, 2)] {
+            let ms = Duration::from_millis;
+            measured.note_longest(ms(due_ms), ms(latency_ms));
+        }
+        assert_eq!(measured.longest, [7, 0, 3].map(Duration::from_millis));
     }
 }

@@ -24,7 +24,7 @@ mod plan;
 mod report;
 mod wire;
 
-pub use load::{Measured, run as run_load};
+pub use load::{Measured, SLICE, run as run_load};
 pub use plan::{Operation, Plan};
 
 use crate::failure::Outcome;

@@ -124,6 +124,7 @@ mod lock;
 mod log;
 mod record;
 mod recovery;
+mod released;
 mod segment;
 pub mod sim;
 mod state;
@@ -141,3 +142,4 @@ pub use frame::{
 pub use frozen::{FrozenDisk, FrozenFile};
 pub use lock::{DirLock, LOCK_FILE, LockError};
 pub use log::{Log, LogStats, Options, Recovered, Ticket};
+pub use released::Released;

@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::flush::{Batch, FlushDone, FlushJob, InFlight};
 use crate::recovery::{Recovery, recover};
+use crate::released::Released;
 use crate::segment::{Cursor, ReadFailure};
 use crate::state::{Shared, State};
 use crate::writer::Op;
@@ -122,6 +123,7 @@ impl Log {
             spare: Batch::default(),
             writer: Some(writer),
             in_flight_bytes: 0,
+            released: Vec::new(),
             queued: Ticket(0),
             flushed: Ticket(0),
             last_cut: Ticket(0),
@@ -268,7 +270,8 @@ impl Log {
     /// Queues deleting the segments that hold only indexes up to and including `upto`; reading these is [`ReadError::Gone`] from now
     /// on, and Raft's purge point moves along if it was lower.
     ///
-    /// Deletes what it can: never the newest segment, and nothing while a cut waits. Call it again as the log grows.
+    /// Deletes what it can: never the newest segment, and nothing while a cut waits. Call it again as the log grows. The space comes back
+    /// with [`Log::take_released`].
     pub fn release(&self, upto: u64) -> Result<Ticket, WriteError> {
         let mut state = self.shared.lock();
         state.check_writable()?;
@@ -279,13 +282,20 @@ impl Log {
             Some(base) if base.next_index() > state.base.next_index() => {
                 let first = base.next_index();
                 state.base = base;
-                state.segments.forget_before(first);
+                let files = state.segments.forget_before(first);
                 state.cache.forget_before(first);
-                state.waiting.ops.push(Op::Release { first });
+                state.waiting.ops.push(Op::Release { first, files });
                 Ok(state.next_ticket())
             }
             _ => Ok(state.queued),
         }
+    }
+
+    /// The files of segments whose deletion is durable, to be freed wherever blocking is allowed; `None` when there are none. Until it is
+    /// called they take space.
+    pub fn take_released(&self) -> Option<Released> {
+        let files = std::mem::take(&mut self.shared.lock().released);
+        (!files.is_empty()).then(|| Released::new(files))
     }
 
     /// The last index in the oldest segment, if that is not the newest: what [`Log::release`] can let go of next.

@@ -366,10 +366,11 @@ impl SegmentMap {
         Some(self.segments.get(after.checked_sub(1)?)?.header.base)
     }
 
-    /// Forgets the segments that begin before `first`.
-    pub fn forget_before(&mut self, first: u64) {
+    /// Forgets the segments that begin before `first`; returns their files.
+    pub fn forget_before(&mut self, first: u64) -> Vec<Arc<dyn DiskFile>> {
         let keep_from = self.first_at_or_after(first);
-        self.segments.drain(..keep_from);
+        let forgotten = self.segments.drain(..keep_from);
+        forgotten.map(|segment| segment.file).collect()
     }
 
     /// How many there are.

@@ -6,9 +6,9 @@ use crate::log::{LogStats, Options, Ticket};
 use crate::segment::{Cursor, SegmentMap};
 use crate::state_file::SmallState;
 use crate::writer::{Op, Writer};
-use crate::{Base, Chain, Frame, LogId, Poisoned, ReadError, WriteError};
+use crate::{Base, Chain, DiskFile, Frame, LogId, Poisoned, ReadError, WriteError};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What all handles of one log share.
 pub(crate) struct Shared {
@@ -35,6 +35,8 @@ pub(crate) struct State {
     /// At home while no flush is in flight.
     pub writer: Option<Writer>,
     pub in_flight_bytes: u64,
+    /// Files of deleted segments that nobody has freed yet.
+    pub released: Vec<Arc<dyn DiskFile>>,
     pub queued: Ticket,
     pub flushed: Ticket,
     pub last_cut: Ticket,
@@ -160,6 +162,11 @@ impl State {
         self.stats.flushed_bytes += written_bytes;
         self.stats.flushed_entries += batch.slots.len() as u64;
         self.in_flight_bytes = 0;
+        for op in &mut batch.ops {
+            if let Op::Release { files, .. } = op {
+                self.released.append(files);
+            }
+        }
         batch.clear();
         self.spare = batch;
         self.writer = Some(writer);

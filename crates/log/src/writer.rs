@@ -31,8 +31,12 @@ pub(crate) enum Op {
     Cut { base: Base, reset: bool },
     /// The small state is this from now on.
     Save(SmallState),
-    /// Segments that begin before this index, at which one begins, are deleted.
-    Release { first: u64 },
+    /// Segments that begin before this index, at which one begins, are deleted. Their files stay open until the log has them back: see
+    /// [`crate::Released`].
+    Release {
+        first: u64,
+        files: Vec<Arc<dyn DiskFile>>,
+    },
 }
 
 /// Where and how the log is written. Moves into a flush job and back, so that it needs no lock.
@@ -120,7 +124,7 @@ impl Writer {
                     self.sync()?;
                     state_file::save(&*self.disk, &self.dir, state)?;
                 }
-                Op::Release { first } => self.release(*first)?,
+                Op::Release { first, .. } => self.release(*first)?,
             }
         }
         assert!(

@@ -4,13 +4,17 @@
 //! machine does it piece by piece; between two pieces whoever waits for one has its turn, and whoever waits for room goes on. Nobody
 //! waits for most pieces, so between two of those the keeper rests ([`REST`]): what became of half a second's writes, made durable in one
 //! go, was seen to hold up the writes of now on a machine with few processors. The upkeep of the state, such as a compaction, goes on in
-//! pieces with rests too, until none is left. Log: an
-//! entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since every
-//! entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours.
+//! pieces with rests too, until none is left.
+//!
+//! Log: an entry may go once the durable state holds it, and stays anyway while the log is smaller than the retention bound (B9), since
+//! every entry kept is a snapshot that somebody downstream does not need. openraft's own purge is logical and follows ours. A segment that
+//! goes loses its name at once, and gives its space back step by step.
 
 use crate::applier::Applier;
 use crate::blocking::Blocking;
 use crate::flusher::Flusher;
+use eaves_log::Released;
+use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -119,6 +123,39 @@ impl Keeper {
 
     /// Works until an I/O error; returns it. The node must stop then.
     pub async fn run(self: Arc<Keeper>) -> io::Error {
+        tokio::select! {
+            error = self.take_turns() => error,
+            never = self.free_space() => match never {},
+        }
+    }
+
+    /// Frees the space of deleted segments in small steps, beside everything else: a whole one at once takes tens of milliseconds.
+    async fn free_space(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(PERSIST_INTERVAL).await;
+            if let Some(released) = self.flusher.log().take_released()
+                && let Err(error) = self.free(released).await
+            {
+                // The system frees what is left when the file is closed, which it is by now.
+                tracing::warn!("free the space of a deleted segment: {error}");
+            }
+        }
+    }
+
+    async fn free(&self, mut released: Released) -> io::Result<()> {
+        loop {
+            let begin = Instant::now();
+            let step = move || (released.free_step(), released);
+            let (more, rest) = self.blocking.run(step).await?;
+            if !more? {
+                return Ok(());
+            }
+            released = rest;
+            tokio::time::sleep(rest_after(begin.elapsed())).await;
+        }
+    }
+
+    async fn take_turns(&self) -> io::Error {
         let mut pause = PERSIST_INTERVAL;
         loop {
             tokio::time::sleep(pause).await;

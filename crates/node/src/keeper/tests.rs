@@ -84,13 +84,21 @@ impl Bench {
     }
 
     async fn with_latency(latency: Duration, applied: u64, durable: u64) -> Bench {
+        Bench::open((latency, Options::default(), u64::MAX), applied, durable).await
+    }
+
+    async fn open(
+        (latency, options, retention_bytes): (Duration, Options, u64),
+        applied: u64,
+        durable: u64,
+    ) -> Bench {
         let disk = Arc::new(SimDisk::new());
-        let (log, _) = Log::open(disk.clone(), Path::new("/log"), Options::default()).unwrap();
+        let (log, _) = Log::open(disk.clone(), Path::new("/log"), options).unwrap();
         let blocking = Blocking::Inline(latency);
         let flusher = Flusher::start(log, blocking).unwrap();
         let machine = Arc::new(Slow::default());
         let applier = Applier::open(machine.clone(), Dir::new(disk, "/")).unwrap();
-        let keeper = Keeper::new(flusher.clone(), applier.clone(), u64::MAX, blocking);
+        let keeper = Keeper::new(flusher.clone(), applier.clone(), retention_bytes, blocking);
         let frames: Vec<Frame> = (0..applied)
             .map(|index| Frame::encode(LogId::new(1, index), Kind::Normal, b"change"))
             .collect();
@@ -257,5 +265,48 @@ async fn upkeep_goes_on_between_rests_and_not_twice_a_second() {
         (3..=5).contains(&since),
         "{since} turns of half a second in two"
     );
+    keeping.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_of_segments_that_go_are_freed() {
+    let options = Options {
+        segment_bytes: 700,
+        cache_bytes: 0,
+    };
+    let bench = Bench::open((Duration::from_millis(1), options, 0), 100, 100).await;
+    let log = bench.flusher.log();
+    assert!(log.stats().segments > 3, "{:?}", log.stats());
+    bench.keeper.persist_applied().await.unwrap();
+    bench.keeper.turn().await.unwrap();
+    bench
+        .flusher
+        .durable(log.purge(log.last_id().unwrap()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(log.stats().segments, 1);
+    let released = log.take_released().expect("somebody has to free them");
+    drop(released);
+
+    let (early, late) = (log.last_id().unwrap().index + 1, 200);
+    for index in early..late {
+        let frame = Frame::encode(LogId::new(1, index), Kind::Normal, b"change");
+        bench
+            .flusher
+            .durable(log.append(std::slice::from_ref(&frame)).unwrap())
+            .await
+            .unwrap();
+        bench
+            .keeper
+            .applier
+            .apply(std::slice::from_ref(&frame))
+            .unwrap();
+    }
+    let keeping = tokio::spawn(bench.keeper.clone().run());
+    while log.stats().segments > 1 {
+        tokio::time::sleep(PERSIST_INTERVAL).await;
+    }
+    tokio::time::sleep(4 * PERSIST_INTERVAL).await;
+    assert!(log.take_released().is_none(), "the keeper frees them");
     keeping.abort();
 }

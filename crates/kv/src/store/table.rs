@@ -487,10 +487,25 @@ impl RecordWriter<'_> {
         Ok(row_bytes(row.len()))
     }
 
-    /// Removes the record of a revision if it is there; returns the bytes its row took.
-    pub fn remove(&mut self, revision: Revision) -> Result<u64, redb::StorageError> {
-        let row = self.table.remove(&revision.to_row_key())?;
-        Ok(row.map_or(0, |row| row_bytes(row.value().len())))
+    /// Removes the records of these revisions, which are in order, as far as they are there; returns the bytes their rows took. Looks at
+    /// all rows between the first and the last: a page at a time, which takes a fraction of removing each by itself.
+    pub fn remove_run(&mut self, revisions: &[Revision]) -> Result<u64, redb::StorageError> {
+        let (Some(first), Some(last)) = (revisions.first(), revisions.last()) else {
+            return Ok(0);
+        };
+        let (first, last) = (first.to_row_key(), last.to_row_key());
+        let mut unwanted = revisions.iter().map(|one| one.to_row_key()).peekable();
+        let mut bytes = 0;
+        self.table
+            .retain_in::<&RowKey, _>(&first..=&last, |key, row| {
+                while unwanted.next_if(|one| one < key).is_some() {}
+                let stays = unwanted.next_if(|one| one == key).is_none();
+                if !stays {
+                    bytes += row_bytes(row.len());
+                }
+                stays
+            })?;
+        Ok(bytes)
     }
 }
 
